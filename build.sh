@@ -1,0 +1,187 @@
+#!/usr/bin/env bash
+# One entry for everything: ./build.sh build | test | sample NAME [args] | bench [args] | pack
+#
+# The first run decides where TorchSharp and Tomlyn come from and records it in artifacts/torch.props:
+#   nuget    the package feed has them: they are plain package references;
+#   system   it has not: src/Fallbacks stands in for them, over a libtorch of this machine (installed here if missing).
+# HYBRID_TORCH=nuget|system overrides the decision, HYBRID_LIBTORCH=DIR names a libtorch to use in system mode.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+export DOTNET_CLI_TELEMETRY_OPTOUT=1 DOTNET_NOLOGO=1
+readonly configuration=Release
+readonly props=artifacts/torch.props
+readonly shim_source=src/Fallbacks/TorchSharp/native
+readonly shim=artifacts/native/libHybridTorchShim.so
+
+say() { printf 'build.sh: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+usage() {
+  cat >&2 <<'USAGE'
+usage: ./build.sh COMMAND
+  build               compile everything
+  test [ARGS]         compile and run the whole suite (ARGS go to dotnet test)
+  sample NAME [ARGS]  run samples/NAME
+  bench [ARGS]        run the benchmarks (ARGS go to BenchmarkDotNet)
+  pack                build the NuGet packages into artifacts/packages
+USAGE
+  exit 2
+}
+
+# --- where TorchSharp comes from -------------------------------------------------------------------------------------
+
+recorded_source() { [ -f "$props" ] && sed -n 's:.*<TorchSource>\(.*\)</TorchSource>.*:\1:p' "$props"; }
+
+record_source() {
+  mkdir -p artifacts
+  printf '<Project>\n  <PropertyGroup>\n    <TorchSource>%s</TorchSource>\n  </PropertyGroup>\n</Project>\n' "$1" >"$props.tmp"
+  mv "$props.tmp" "$props"
+}
+
+# Restores a project that references just the two packages; only "not found" means that the feed lacks them.
+probe_feed() {
+  local probe=artifacts/probe version_torch version_tomlyn log
+  version_torch=$(sed -n 's:.*Include="TorchSharp" Version="\([^"]*\)".*:\1:p' Directory.Packages.props)
+  version_tomlyn=$(sed -n 's:.*Include="Tomlyn" Version="\([^"]*\)".*:\1:p' Directory.Packages.props)
+  rm -rf "$probe" && mkdir -p "$probe"
+  printf '<Project />\n' | tee "$probe/Directory.Build.props" "$probe/Directory.Packages.props" >"$probe/Directory.Build.targets"
+  cat >"$probe/probe.csproj" <<PROBE
+<Project Sdk="Microsoft.NET.Sdk">
+  <PropertyGroup><TargetFramework>net10.0</TargetFramework></PropertyGroup>
+  <ItemGroup>
+    <PackageReference Include="TorchSharp" Version="$version_torch" />
+    <PackageReference Include="Tomlyn" Version="$version_tomlyn" />
+  </ItemGroup>
+</Project>
+PROBE
+  if log=$(dotnet restore "$probe/probe.csproj" 2>&1); then
+    echo nuget
+  elif grep -qE 'NU1101|NU1102|NU1103' <<<"$log"; then
+    echo system
+  else
+    printf '%s\n' "$log" >&2
+    die "the package feed could not be read (above); set HYBRID_TORCH=nuget or HYBRID_TORCH=system to skip this check"
+  fi
+  rm -rf "$probe"
+}
+
+decide_source() {
+  local wanted=${HYBRID_TORCH:-} recorded
+  recorded=$(recorded_source || true)
+  case "$wanted" in
+    nuget | system) ;;
+    '') wanted=${recorded:-$(probe_feed)} ;;
+    *) die "HYBRID_TORCH must be nuget or system; got '$wanted'" ;;
+  esac
+  [ -n "$wanted" ] || exit 1
+  if [ "$wanted" != "$recorded" ]; then
+    record_source "$wanted"
+    say "TorchSharp and Tomlyn come from: $wanted"
+  fi
+  if [ "$wanted" = system ]; then prepare_native; fi
+}
+
+# --- system mode: a libtorch, an optimised BLAS, a compiler, the shim --------------------------------------------------
+
+have_libtorch() {
+  if [ -n "${HYBRID_LIBTORCH:-}" ]; then
+    [ -e "$HYBRID_LIBTORCH/lib/libtorch.so" ] ||
+      die "HYBRID_LIBTORCH must be a libtorch folder with lib/libtorch.so and include/; got '$HYBRID_LIBTORCH'"
+  else
+    [ -e /usr/include/torch/script.h ] || [ -e /usr/include/torch/csrc/api/include/torch/torch.h ]
+  fi
+}
+
+have_blas() { [ -n "${HYBRID_LIBTORCH:-}" ] || ldconfig -p | grep -q -E 'openblas|mkl_rt'; }
+
+install_missing() {
+  local missing=()
+  have_libtorch || missing+=(libtorch-dev)
+  have_blas || missing+=(libopenblas0-pthread)
+  command -v g++ >/dev/null || missing+=(g++)
+  command -v cmake >/dev/null || missing+=(cmake)
+  command -v make >/dev/null || missing+=(make)
+  [ ${#missing[@]} -gt 0 ] || return 0
+
+  local manual="install ${missing[*]} (a libtorch elsewhere: set HYBRID_LIBTORCH=/path/to/libtorch) and run this again"
+  command -v apt-get >/dev/null || die "this machine has no apt-get: $manual"
+  local root=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || die "not root and no sudo: $manual"
+    root=(sudo)
+  fi
+  say "installing ${missing[*]} (once)"
+  mkdir -p artifacts
+  { "${root[@]}" apt-get update && "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } \
+    >artifacts/apt.log 2>&1 || { tail -n 20 artifacts/apt.log >&2; die "apt-get failed (artifacts/apt.log): $manual"; }
+}
+
+# The shim is rebuilt where its source, its compiler settings or the libtorch under it changed.
+shim_stamp() {
+  { cat "$shim_source"/*; printf '%s\n' "${HYBRID_LIBTORCH:-system}"
+    if [ -n "${HYBRID_LIBTORCH:-}" ]; then stat -L -c '%s %Y' "$HYBRID_LIBTORCH/lib/libtorch.so"
+    else dpkg-query -W -f '${Version}' libtorch-dev 2>/dev/null || true; fi
+  } | sha256sum | cut -d' ' -f1
+}
+
+prepare_native() {
+  local stamp_file=artifacts/native/stamp
+  install_missing
+  local stamp
+  stamp=$(shim_stamp)
+  if [ -f "$shim" ] && [ "$(cat "$stamp_file" 2>/dev/null)" = "$stamp" ]; then return 0; fi
+  say "compiling the libtorch shim (once)"
+  rm -rf artifacts/native && mkdir -p artifacts/native/build
+  { cmake -S "$shim_source" -B artifacts/native/build -DCMAKE_BUILD_TYPE=Release -DHYBRID_LIBTORCH="${HYBRID_LIBTORCH:-}" \
+      -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/artifacts/native" &&
+    cmake --build artifacts/native/build; } >artifacts/native/build.log 2>&1 ||
+    { tail -n 40 artifacts/native/build.log >&2; die "the shim did not compile (artifacts/native/build.log)"; }
+  printf '%s' "$stamp" >"$stamp_file"
+}
+
+# --- commands ----------------------------------------------------------------------------------------------------------
+
+compile() { dotnet build "$1" -c $configuration -v quiet -clp:NoSummary; }
+
+run_tests() {
+  local status=0
+  compile Hybrid.sln
+  rm -rf artifacts/test-results
+  dotnet test Hybrid.sln -c $configuration --no-build --logger 'console;verbosity=minimal' --logger trx \
+    --results-directory artifacts/test-results "$@" || status=$?
+  # One closing line over all test projects.
+  cat artifacts/test-results/*.trx | grep -o '<Counters [^>]*>' | awk '
+    function number(name) { return match($0, " " name "=\"[0-9]+\"") ? substr($0, RSTART + length(name) + 3) + 0 : 0 }
+    { total += number("total"); passed += number("passed"); failed += number("failed") + number("error") + number("timeout") + number("aborted") }
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, total - passed - failed; exit total == 0 }' || status=1
+  return $status
+}
+
+pack() {
+  dotnet pack src/Hybrid/Hybrid.csproj -c $configuration -o artifacts/packages -v quiet
+  say "packages are in artifacts/packages"
+}
+
+command -v dotnet >/dev/null || die "the .NET SDK 10 is needed: dotnet was not found on PATH"
+[ $# -ge 1 ] || usage
+command=$1
+shift
+case "$command" in
+  build) decide_source; compile Hybrid.sln ;;
+  test) decide_source; run_tests "$@" ;;
+  sample)
+    [ $# -ge 1 ] || die "which sample? one of: $(ls samples | tr '\n' ' ')"
+    name=$1
+    shift
+    [ -f "samples/$name/$name.csproj" ] || die "there is no sample '$name'; there are: $(ls samples | tr '\n' ' ')"
+    decide_source; compile "samples/$name/$name.csproj"
+    exec dotnet run --project "samples/$name/$name.csproj" -c $configuration --no-build -- "$@"
+    ;;
+  bench)
+    decide_source; compile benchmarks/Hybrid.Benchmarks/Hybrid.Benchmarks.csproj
+    exec dotnet run --project benchmarks/Hybrid.Benchmarks/Hybrid.Benchmarks.csproj -c $configuration --no-build -- "$@"
+    ;;
+  pack) decide_source; pack ;;
+  *) usage ;;
+esac

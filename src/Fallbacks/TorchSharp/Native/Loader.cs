@@ -1,0 +1,49 @@
+using System.Reflection;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
+using System.Text;
+
+namespace TorchSharp.Native;
+
+/// <summary>Finds the shim and prepares the process for the libtorch behind it.</summary>
+internal static unsafe class Loader
+{
+    public static nint Load(string library, Assembly assembly, DllImportSearchPath? path)
+    {
+        if (library != Shim.Library) return 0;
+        ChooseOpenBlasKernels();
+        var file = $"lib{Shim.Library}.so";
+        var folders = new[] { AppContext.BaseDirectory, Path.GetDirectoryName(assembly.Location) }.Where(folder => !string.IsNullOrEmpty(folder));
+        foreach (var candidate in folders.Select(folder => Path.Combine(folder!, file)))
+        {
+            if (!File.Exists(candidate)) continue;
+            var loaded = NativeLibrary.Load(candidate);
+            UseAllProcessors(loaded);
+            return loaded;
+        }
+        throw new DllNotFoundException(
+            $"TorchSharp fallback: {file} is not beside the application ({string.Join(", ", folders)}). " +
+            "Run ./build.sh build at the repository root; it compiles the library against the libtorch of this machine.");
+    }
+
+    // OpenBLAS before 0.3.22 takes newer processors for a Prescott and then multiplies at a third of their speed.
+    private static void ChooseOpenBlasKernels()
+    {
+        var kernels = Avx512F.IsSupported ? "SkylakeX" : Avx2.IsSupported ? "Haswell" : null;
+        if (kernels is null) return;
+        fixed (byte* name = "OPENBLAS_CORETYPE\0"u8)
+        fixed (byte* value = Encoding.ASCII.GetBytes(kernels + '\0'))
+            setenv(name, value, 0);
+    }
+
+    // A libtorch without MKL starts with one thread.
+    private static void UseAllProcessors(nint loaded)
+    {
+        if (!string.IsNullOrEmpty(Environment.GetEnvironmentVariable("OMP_NUM_THREADS"))) return;
+        ((delegate* unmanaged<int, int>)NativeLibrary.GetExport(loaded, nameof(Shim.hy_set_threads)))(Environment.ProcessorCount);
+    }
+
+    // .NET's own SetEnvironmentVariable does not reach the native environment.
+    [DllImport("libc")]
+    private static extern int setenv(byte* name, byte* value, int overwrite);
+}

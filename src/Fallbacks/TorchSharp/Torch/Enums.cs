@@ -1,0 +1,27 @@
+namespace TorchSharp;
+
+public static partial class torch
+{
+    public enum RoundingMode
+    {
+        None,
+        trunc,
+        floor,
+    }
+}
+
+public enum FFTNormType
+{
+    Backward,
+    Forward,
+    Ortho,
+}
+
+public enum TensorStringStyle
+{
+    Metadata,
+    Julia,
+    Numpy,
+    CSharp,
+    Default,
+}

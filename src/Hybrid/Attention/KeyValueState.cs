@@ -1,0 +1,119 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Hybrid.Attention;
+
+/// <summary>
+/// Keys and values of the tokens seen so far, [B, H, S, K] in preallocated buffers that double when full. The tokens of a row fill its
+/// slots from 0, so rows of different lengths need no padding: a slot beyond a row's position is never visible to it.
+/// </summary>
+public sealed class KeyValueState : MixerState
+{
+    private const long InitialCapacity = 64;
+    private readonly long? maxLength;
+
+    internal KeyValueState(Tensor keys, Tensor values, long? maxLength)
+        : base(keys.size(0), ("k", keys), ("v", values)) => this.maxLength = maxLength;
+
+    /// <summary>Tokens that fit before the buffers grow.</summary>
+    public long Capacity => this[0].size(2);
+
+    /// <summary>Keys [B, H, S, K] of the first <see cref="MixerState.Position"/> slots, after rotary embedding.</summary>
+    public Tensor Keys => this[0].narrow(2, 0, Position);
+
+    /// <summary>Values [B, H, S, K] of the first <see cref="MixerState.Position"/> slots.</summary>
+    public Tensor Values => this[1].narrow(2, 0, Position);
+
+    /// <inheritdoc/>
+    public override bool CanTrim => true;
+
+    /// <inheritdoc/>
+    public override void Trim(long position) => TrimPositions(position);
+
+    /// <inheritdoc/>
+    private protected override IReadOnlyList<int> FreeDimensions => [2];
+
+    internal static KeyValueState Create(long batch, long heads, long width, long? maxLength, ScalarType dtype, Device device)
+    {
+        using var scope = NewDisposeScope();
+        var capacity = Math.Min(InitialCapacity, maxLength ?? InitialCapacity);
+        return new KeyValueState(
+            zeros([batch, heads, capacity, width], dtype: dtype, device: device),
+            zeros([batch, heads, capacity, width], dtype: dtype, device: device),
+            maxLength);
+    }
+
+    /// <summary>
+    /// Writes T new tokens behind each row's own. While autograd records, the result is a tensor of its own, through which gradients
+    /// reach the new keys and values; under no_grad it is a view of the buffers.
+    /// </summary>
+    /// <returns>Keys and values [B, H, S, K], S being the longest row with its new tokens.</returns>
+    internal (Tensor Keys, Tensor Values) Append(Tensor keys, Tensor values, string owner)
+    {
+        var (start, count) = (Position, keys.size(2));
+        EnsureCapacity(start + count, owner);
+        using var scope = NewDisposeScope();
+        var slots = IsUniform ? null : RowSlots(count, keys.device);
+        var allKeys = Write(0, keys, start, count, slots);
+        var allValues = Write(1, values, start, count, slots);
+        return (allKeys.MoveToOuterDisposeScope(), allValues.MoveToOuterDisposeScope());
+    }
+
+    private Tensor Write(int index, Tensor added, long start, long count, Tensor? slots)
+    {
+        var buffer = this[index];
+        if (is_grad_enabled())
+        {
+            var merged = slots is null
+                ? cat([buffer.narrow(2, 0, start), added], 2)
+                : buffer.narrow(2, 0, start + count).scatter(2, slots.expand_as(added), added);
+            using var guard = no_grad();
+            var grown = buffer.clone();
+            grown.narrow(2, 0, start + count).copy_(merged);
+            Set(index, grown);
+            return merged;
+        }
+
+        if (slots is null)
+        {
+            buffer.narrow(2, start, count).copy_(added);
+        }
+        else
+        {
+            buffer.scatter_(2, slots.expand_as(added), added);
+        }
+
+        return buffer.narrow(2, 0, start + count);
+    }
+
+    /// <summary>int64 [B, 1, T, 1]: the slots of the new tokens of each row.</summary>
+    private Tensor RowSlots(long count, Device device) =>
+        (tensor(Positions.ToArray(), dtype: ScalarType.Int64).to(device).unsqueeze(1) + arange(count, dtype: ScalarType.Int64, device: device))
+            .unsqueeze(1).unsqueeze(-1);
+
+    private void EnsureCapacity(long needed, string owner)
+    {
+        if (needed > maxLength)
+        {
+            throw new InvalidOperationException($"{owner}: the sequence would have {needed} tokens; max_length is {maxLength}.");
+        }
+
+        if (needed <= Capacity)
+        {
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        var capacity = Math.Max(needed, Capacity * 2);
+        capacity = Math.Min(capacity, maxLength ?? capacity);
+        for (var index = 0; index < 2; index++)
+        {
+            var old = this[index];
+            var shape = old.shape;
+            var grown = zeros([shape[0], shape[1], capacity, shape[3]], dtype: old.dtype, device: old.device);
+            grown.narrow(2, 0, shape[2]).copy_(old);
+            Set(index, grown);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using TorchSharp.Utils;
+using static TorchSharp.torch;
+using static TorchSharp.torch.nn;
+
+namespace Hybrid.Attention;
+
+/// <summary>Options of <see cref="MultiHeadAttention"/>.</summary>
+public sealed record AttentionOptions
+{
+    /// <summary>Query heads H; at least 1. Default 8.</summary>
+    public long NumHeads { get; init; } = 8;
+
+    /// <summary>Key and value heads, a divisor of <see cref="NumHeads"/>; null means as many (1 is multi-query attention).</summary>
+    public long? NumKeyValueHeads { get; init; }
+
+    /// <summary>Width K of a head; null means D / H.</summary>
+    public long? HeadDim { get; init; }
+
+    /// <summary>Rotary position embedding on queries and keys. Default true.</summary>
+    public bool UseRope { get; init; } = true;
+
+    /// <summary>Base of the rotary frequencies. Default 10,000.</summary>
+    public double RopeTheta { get; init; } = 10_000;
+
+    /// <summary>Share of each head's channels that turns, above 0 up to 1. Default 1.</summary>
+    public double PartialRotaryFactor { get; init; } = 1;
+
+    /// <summary>Normalises queries and keys per head (mean 0, population variance 1, epsilon 1e-6, no weights). Default false.</summary>
+    public bool QkLayernorm { get; init; }
+
+    /// <summary>Keys that a token sees, itself counted; null means all before it.</summary>
+    public long? WindowSize { get; init; }
+
+    /// <summary>Adds biases to the query, key and value projections. Default false.</summary>
+    public bool UseBias { get; init; }
+
+    /// <summary>Dropout on the attention weights while training. Default 0.</summary>
+    public double DropoutRate { get; init; }
+
+    /// <summary>Longest sequence that a state takes; null means no limit.</summary>
+    public long? MaxLength { get; init; }
+
+    /// <summary>Throws where a value is out of its range or does not fit the width.</summary>
+    /// <param name="width">Model width D.</param>
+    public void Validate(long width)
+    {
+        OptionRange.AtLeast(nameof(AttentionOptions), nameof(NumHeads), NumHeads, 1);
+        OptionRange.AtLeast(nameof(AttentionOptions), nameof(NumKeyValueHeads), NumKeyValueHeads ?? 1, 1);
+        OptionRange.AtLeast(nameof(AttentionOptions), nameof(HeadDim), HeadDim ?? 1, 1);
+        OptionRange.AtLeast(nameof(AttentionOptions), nameof(WindowSize), WindowSize ?? 1, 1);
+        OptionRange.AtLeast(nameof(AttentionOptions), nameof(MaxLength), MaxLength ?? 1, 1);
+        OptionRange.Positive(nameof(AttentionOptions), nameof(RopeTheta), RopeTheta);
+        OptionRange.Positive(nameof(AttentionOptions), nameof(PartialRotaryFactor), PartialRotaryFactor);
+        OptionRange.Between(nameof(AttentionOptions), nameof(PartialRotaryFactor), PartialRotaryFactor, 0, 1);
+        OptionRange.DropRate(nameof(AttentionOptions), nameof(DropoutRate), DropoutRate);
+        if (NumHeads % (NumKeyValueHeads ?? NumHeads) != 0)
+        {
+            throw new ArgumentException(
+                $"AttentionOptions: NumKeyValueHeads must divide NumHeads, {NumHeads}; got {NumKeyValueHeads}.", nameof(NumKeyValueHeads));
+        }
+
+        if (HeadDim is null && width % NumHeads != 0)
+        {
+            throw new ArgumentException(
+                $"AttentionOptions: the width, {width}, must be a multiple of NumHeads, {NumHeads}, unless HeadDim is set.", nameof(NumHeads));
+        }
+    }
+}
+
+/// <summary>
+/// Causal multi-head attention (Vaswani et al., arXiv 1706.03762) with grouped key and value heads (Ainslie et al., arXiv 2305.13245),
+/// optional rotary positions, query-key norm and sliding window, over a preallocated cache:
+/// <c>softmax(Q K^T / sqrt K) V</c>, key j being visible to token t when <c>t - w &lt; j &lt;= t</c>.
+/// </summary>
+public sealed class MultiHeadAttention : SequenceMixer
+{
+    private const double QueryKeyNormEpsilon = 1e-6;
+
+    private readonly AttentionOptions options;
+    private readonly long heads;
+    private readonly long keyValueHeads;
+    private readonly long headWidth;
+    private readonly RotaryEmbedding? rotary;
+
+    [ComponentName(Name = "q_proj")]
+    private readonly Linear queryProjection;
+
+    [ComponentName(Name = "k_proj")]
+    private readonly Linear keyProjection;
+
+    [ComponentName(Name = "v_proj")]
+    private readonly Linear valueProjection;
+
+    [ComponentName(Name = "o_proj")]
+    private readonly Linear outProjection;
+
+    /// <param name="width">Model width D.</param>
+    /// <param name="options">Heads and variants; null means the defaults.</param>
+    /// <exception cref="ArgumentException">An option is out of its range or does not fit the width.</exception>
+    public MultiHeadAttention(long width, AttentionOptions? options = null)
+        : base(nameof(MultiHeadAttention), width)
+    {
+        this.options = options ??= new AttentionOptions();
+        options.Validate(width);
+        heads = options.NumHeads;
+        keyValueHeads = options.NumKeyValueHeads ?? heads;
+        headWidth = options.HeadDim ?? (width / heads);
+        if (options.UseRope)
+        {
+            rotary = new RotaryEmbedding((long)(headWidth * options.PartialRotaryFactor), options.RopeTheta);
+        }
+
+        queryProjection = Linear(width, heads * headWidth, hasBias: options.UseBias);
+        keyProjection = Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
+        valueProjection = Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
+        outProjection = Linear(heads * headWidth, width, hasBias: false);
+        RegisterComponents();
+    }
+
+    /// <inheritdoc/>
+    public override IEnumerable<Parameter> ResidualOutputWeights => [outProjection.weight];
+
+    /// <inheritdoc/>
+    public override MixerState CreateState(long batchSize)
+    {
+        ValidateBatchSize(batchSize);
+        var weight = keyProjection.weight;
+        return KeyValueState.Create(batchSize, keyValueHeads, headWidth, options.MaxLength, weight.dtype, weight.device);
+    }
+
+    /// <inheritdoc/>
+    public override Tensor forward(Tensor x, MixerContext context)
+    {
+        using var scope = NewDisposeScope();
+        var batch = MixerBatch.Begin(this, x, context, queryProjection.weight.dtype);
+        var state = RequireState<KeyValueState>(context.State, batch.Size);
+
+        var query = SplitHeads(queryProjection.call(batch.Input), heads, batch);         // [B, H, T, K]
+        var key = SplitHeads(keyProjection.call(batch.Input), keyValueHeads, batch);
+        var value = SplitHeads(valueProjection.call(batch.Input), keyValueHeads, batch);
+        if (options.QkLayernorm)
+        {
+            query = functional.layer_norm(query, [headWidth], eps: QueryKeyNormEpsilon);
+            key = functional.layer_norm(key, [headWidth], eps: QueryKeyNormEpsilon);
+        }
+
+        var positions = QueryPositions(state, batch, x.device);                          // [B or 1, T]
+        if (rotary is not null)
+        {
+            var angles = rotary.Angles(positions);
+            query = rotary.Rotate(query, angles);
+            key = rotary.Rotate(key, angles);
+        }
+
+        if (state is not null)
+        {
+            (key, value) = state.Append(key, value, GetName());
+        }
+
+        var mixed = Attend(query, key, value, positions, state, context.SequenceIds);    // [B, H, T, K]
+        state?.Advance(batch.Length, batch.Lengths);
+        var joined = mixed.transpose(1, 2).reshape(batch.Size, batch.Length, heads * headWidth);
+        return batch.End(outProjection.call(joined)).MoveToOuterDisposeScope();
+    }
+
+    private Tensor SplitHeads(Tensor projected, long count, MixerBatch batch) =>
+        projected.view(batch.Size, batch.Length, count, headWidth).transpose(1, 2);
+
+    /// <summary>int64 [1, T], or [B, T] where the rows of the state differ in length.</summary>
+    private static Tensor QueryPositions(KeyValueState? state, MixerBatch batch, Device device)
+    {
+        var steps = arange(batch.Length, dtype: ScalarType.Int64, device: device).unsqueeze(0);
+        return state switch
+        {
+            null => steps,
+            { IsUniform: true } => steps + state.Position,
+            _ => steps + tensor(state.Positions.ToArray(), dtype: ScalarType.Int64).to(device).unsqueeze(1),
+        };
+    }
+
+    private Tensor Attend(Tensor query, Tensor key, Tensor value, Tensor positions, KeyValueState? state, Tensor? sequenceIds)
+    {
+        var (time, keys) = (query.size(2), key.size(2));
+        var dropout = training ? options.DropoutRate : 0;
+        var allVisible = time == 1 && sequenceIds is null && (state?.IsUniform ?? true) && !(options.WindowSize < keys);
+        var onlyCausal = time == keys && sequenceIds is null && options.WindowSize is null;
+        var groups = heads / keyValueHeads;
+        if (groups == 1 && (allVisible || onlyCausal))
+        {
+            return functional.scaled_dot_product_attention(query, key, value, p: dropout, is_casual: onlyCausal && !allVisible);
+        }
+
+        // The query heads that share a key head stand in line as more queries of it: keys and values are never repeated in memory.
+        var mask = allVisible ? null : VisibleKeys(positions, keys, sequenceIds);
+        var shape = query.shape;
+        var grouped = query.reshape(shape[0], keyValueHeads, groups * time, headWidth);
+        var mixed = functional.scaled_dot_product_attention(grouped, key, value, mask?.repeat(1, 1, groups, 1), dropout);
+        return mixed.view(shape[0], heads, time, headWidth);
+    }
+
+    /// <summary>Bool [B or 1, 1, T, S]: which keys each query sees.</summary>
+    private Tensor VisibleKeys(Tensor positions, long keys, Tensor? sequenceIds)
+    {
+        var queries = positions.unsqueeze(-1);                                           // [B or 1, T, 1]
+        var slots = arange(keys, dtype: ScalarType.Int64, device: positions.device);     // [S]
+        var visible = slots.le(queries);
+        if (options.WindowSize is { } window)
+        {
+            visible = visible.logical_and(slots.gt(queries - window));
+        }
+
+        if (sequenceIds is not null)
+        {
+            visible = visible.logical_and(sequenceIds.unsqueeze(-1).eq(sequenceIds.unsqueeze(1)));
+        }
+
+        return visible.unsqueeze(1);
+    }
+}

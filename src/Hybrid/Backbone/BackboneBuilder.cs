@@ -1,0 +1,108 @@
+using Hybrid.Layers;
+using Hybrid.Routing;
+
+namespace Hybrid.Backbone;
+
+/// <summary>
+/// Builds a <see cref="HybridBackbone"/> step by step:
+/// <c>new BackboneBuilder(256).WithPattern(LayerPattern.Every(6, 3)).WithMixer("mamba", new MambaOptions()).Build()</c>.
+/// </summary>
+public sealed class BackboneBuilder
+{
+    private readonly long width;
+    private readonly Dictionary<string, object> mixerOptions = new(StringComparer.Ordinal);
+    private LayerPattern pattern = LayerPattern.Every(6, 3);
+    private BlockOptions block = new();
+    private long? inputWidth;
+    private BackboneOutput output = BackboneOutput.Sequence;
+
+    /// <param name="width">Model width D; at least 1.</param>
+    public BackboneBuilder(long width)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
+        this.width = width;
+    }
+
+    /// <summary>Which mixer each layer has. Default: six layers, attention at every third.</summary>
+    /// <param name="value">The pattern.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithPattern(LayerPattern value)
+    {
+        pattern = value;
+        return this;
+    }
+
+    /// <summary>Options of the layers that have this mixer.</summary>
+    /// <param name="name">A registered name.</param>
+    /// <param name="options">An options record of that mixer.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithMixer(string name, object options)
+    {
+        mixerOptions[name] = options;
+        return this;
+    }
+
+    /// <summary>Norms, dropout and feed-forward of every block.</summary>
+    /// <param name="value">The options.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithBlocks(BlockOptions value)
+    {
+        block = value;
+        return this;
+    }
+
+    /// <summary>Width of the input where it differs from the model width; a linear layer joins them.</summary>
+    /// <param name="value">Input width; at least 1.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithInputWidth(long value)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
+        inputWidth = value;
+        return this;
+    }
+
+    /// <summary>The whole sequence [B, T, D] (default), or its last position [B, D].</summary>
+    /// <param name="value">Which.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithOutput(BackboneOutput value)
+    {
+        output = value;
+        return this;
+    }
+
+    /// <summary>Makes the backbone; weights come from torch's default generator (<c>torch.manual_seed</c>).</summary>
+    /// <returns>The backbone.</returns>
+    /// <exception cref="ArgumentException">A mixer of the pattern is unknown, or options are given for a mixer that is not in it.</exception>
+    public HybridBackbone Build()
+    {
+        foreach (var name in mixerOptions.Keys)
+        {
+            if (!pattern.Mixers.Contains(name))
+            {
+                throw new ArgumentException(
+                    $"BackboneBuilder: options are given for '{name}', but no layer has it; the layers are {string.Join(", ", pattern.Mixers)}.");
+            }
+        }
+
+        return new HybridBackbone(width, inputWidth ?? width, pattern, [.. pattern.Mixers.Select(MakeBlock)], output, block.NormEps);
+    }
+
+    private ResidualBlock MakeBlock(string name, int layer)
+    {
+        try
+        {
+            return new ResidualBlock(MixerRegistry.Create(name, width, OptionsFor(name)), block);
+        }
+        catch (ArgumentException error)
+        {
+            throw new ArgumentException($"BackboneBuilder: layer {layer} ('{name}') cannot be built: {error.Message}", error);
+        }
+    }
+
+    /// <summary>Inside a block the router's branches are bare mixers: the block has the norm and the residual.</summary>
+    private object? OptionsFor(string name)
+    {
+        var options = mixerOptions.GetValueOrDefault(name);
+        return name == "hybrid_attention" ? (options as HybridAttentionOptions ?? new()) with { ResidualBranches = false } : options;
+    }
+}

@@ -1,0 +1,92 @@
+namespace Hybrid.Backbone;
+
+/// <summary>Which mixer each layer of a stack has: a list of registered names, one a layer.</summary>
+public sealed class LayerPattern
+{
+    /// <summary>The name that stands for attention in the patterns below.</summary>
+    public const string AttentionName = "attention";
+
+    private LayerPattern(IReadOnlyList<string> mixers) => Mixers = mixers;
+
+    /// <summary>Mixer names, first layer first.</summary>
+    public IReadOnlyList<string> Mixers { get; }
+
+    /// <summary>Number of layers.</summary>
+    public int Count => Mixers.Count;
+
+    /// <summary>Attention at every layer i (counted from 1) that is a multiple of <paramref name="attentionEvery"/>, else the backbone mixer.</summary>
+    /// <param name="layers">Number of layers; at least 1.</param>
+    /// <param name="attentionEvery">Period; at least 1. 1 is attention everywhere, more than <paramref name="layers"/> nowhere.</param>
+    /// <param name="backbone">Mixer of the other layers.</param>
+    /// <returns>The pattern: (6, 3, "mamba") is m m a m m a.</returns>
+    public static LayerPattern Every(int layers, int attentionEvery, string backbone = "mamba")
+    {
+        RequireLayers(layers);
+        if (attentionEvery < 1)
+        {
+            throw new ArgumentOutOfRangeException(
+                nameof(attentionEvery), attentionEvery, $"LayerPattern: attention_every must be at least 1; got {attentionEvery}.");
+        }
+
+        return new([.. Enumerable.Range(1, layers).Select(i => i % attentionEvery == 0 ? AttentionName : backbone)]);
+    }
+
+    /// <summary>Attention at the given layers, else the backbone mixer.</summary>
+    /// <param name="layers">Number of layers; at least 1.</param>
+    /// <param name="attentionLayers">Layer numbers from 0, each once.</param>
+    /// <param name="backbone">Mixer of the other layers.</param>
+    /// <returns>The pattern.</returns>
+    public static LayerPattern At(int layers, IReadOnlyCollection<int> attentionLayers, string backbone = "mamba")
+    {
+        RequireLayers(layers);
+        foreach (var index in attentionLayers)
+        {
+            if (index < 0 || index >= layers)
+            {
+                throw new ArgumentOutOfRangeException(
+                    nameof(attentionLayers), index, $"LayerPattern: an attention layer must be 0..{layers - 1}; got {index}.");
+            }
+        }
+
+        if (attentionLayers.Distinct().Count() != attentionLayers.Count)
+        {
+            throw new ArgumentException(
+                $"LayerPattern: each attention layer must be named once; got [{string.Join(", ", attentionLayers)}].", nameof(attentionLayers));
+        }
+
+        return new([.. Enumerable.Range(0, layers).Select(i => attentionLayers.Contains(i) ? AttentionName : backbone)]);
+    }
+
+    /// <summary>An explicit list, repeated until every layer has a mixer.</summary>
+    /// <param name="layers">Number of layers; at least 1.</param>
+    /// <param name="mixers">Mixer names; at least one, no more than there are layers.</param>
+    /// <returns>The pattern.</returns>
+    public static LayerPattern Cycle(int layers, IReadOnlyList<string> mixers)
+    {
+        RequireLayers(layers);
+        if (mixers.Count < 1 || mixers.Count > layers)
+        {
+            throw new ArgumentException(
+                $"LayerPattern: a list for {layers} layers must have 1..{layers} names; got {mixers.Count}.", nameof(mixers));
+        }
+
+        return new([.. Enumerable.Range(0, layers).Select(i => mixers[i % mixers.Count])]);
+    }
+
+    /// <summary>The layers in short: "m m a m m a". Names that would share their first letter are written out.</summary>
+    /// <returns>The text.</returns>
+    public override string ToString()
+    {
+        var distinct = Mixers.Distinct().ToArray();
+        var shortened = distinct.Select(name => name[0]).Distinct().Count() == distinct.Length;
+        return string.Join(' ', Mixers.Select(name => shortened && name != "custom" ? name[..1] : name));
+    }
+
+    private static void RequireLayers(int layers)
+    {
+        if (layers < 1)
+        {
+            throw new ArgumentOutOfRangeException(nameof(layers), layers, $"LayerPattern: there must be at least 1 layer; got {layers}.");
+        }
+    }
+}

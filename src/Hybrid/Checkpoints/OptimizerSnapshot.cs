@@ -1,0 +1,118 @@
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace Hybrid.Checkpoints;
+
+/// <summary>
+/// The state of an AdamW by parameter name. Each parameter has <c>NAME.exp_avg</c> and <c>NAME.exp_avg_sq</c>, the moments in the shape of
+/// the parameter, <c>NAME.max_exp_avg_sq</c> with amsgrad, and the int64 number <c>NAME.step</c>: a parameter that got no gradient in
+/// some steps, such as one of a branch not taken, has fewer than the others.
+/// </summary>
+internal sealed class OptimizerSnapshot
+{
+    private readonly List<(AdamW.Options Options, List<(string Name, AdamW.State State)> Entries)> groups = [];
+
+    /// <param name="model">Gives the names.</param>
+    /// <param name="optimizer">An optimizer of parameters of the model.</param>
+    public OptimizerSnapshot(nn.Module model, AdamW optimizer)
+    {
+        var names = new Dictionary<IntPtr, string>();
+        foreach (var (name, parameter) in model.named_parameters())
+        {
+            names.TryAdd(parameter.Handle, name);
+        }
+
+        var states = new Queue<OptimizerState>(optimizer.state_dict().State);
+        foreach (var group in optimizer.ParamGroups.Cast<AdamW.ParamGroup>())
+        {
+            groups.Add((group.Options, [.. group.Parameters.Select(parameter => (NameOf(parameter), (AdamW.State)states.Dequeue()))]));
+        }
+
+        string NameOf(Parameter parameter) => names.TryGetValue(parameter.Handle, out var name)
+            ? name
+            : throw new ArgumentException(
+                $"TrainingCheckpoint: the optimizer must be of the parameters that the model has now; got one of shape [{string.Join(", ", parameter.shape)}] "
+                + "that is none of them. Make the optimizer after moving the model.",
+                nameof(optimizer));
+    }
+
+    /// <summary>The groups.</summary>
+    public IReadOnlyList<OptimizerGroup> Groups =>
+        [.. groups.Select(group => OptimizerGroup.Of(group.Options, [.. group.Entries.Select(entry => entry.Name)]))];
+
+    private IEnumerable<(string Name, AdamW.State State)> Entries => groups.SelectMany(group => group.Entries);
+
+    /// <summary>Writes the tensors.</summary>
+    public void Write(string path, IReadOnlyDictionary<string, string> metadata)
+    {
+        using var scope = NewDisposeScope();
+        var steps = Entries.Select(entry => (entry.Name + ".step", tensor(entry.State.step, dtype: ScalarType.Int64)));
+        SafeTensorsFile.Write(path, Entries.SelectMany(Moments).Concat(steps), metadata);
+    }
+
+    /// <summary>Sets the optimizer to what a file and the groups beside it say. Everything is checked before anything is set.</summary>
+    public void Restore(SafeTensorsFile file, string path, IReadOnlyList<OptimizerGroup> saved)
+    {
+        CheckGroups(path, saved);
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        var like = tensor(0L, dtype: ScalarType.Int64);
+        var expected = Entries.SelectMany(Moments).Concat(Entries.Select(entry => (entry.Name + ".step", like))).ToArray();
+        FileContent.Require(file, path, expected);
+
+        var reader = new StateReader(file, path);
+        foreach (var (name, target) in Entries.SelectMany(Moments))
+        {
+            using var inner = NewDisposeScope();
+            target.copy_(reader.Read(name, target, []));
+        }
+
+        foreach (var (name, state) in Entries)
+        {
+            state.step = reader.Read(name + ".step", like, []).item<long>();
+        }
+
+        for (var i = 0; i < groups.Count; i++)
+        {
+            saved[i].ApplyTo(groups[i].Options);
+        }
+    }
+
+    private static IEnumerable<(string Name, Tensor Tensor)> Moments((string Name, AdamW.State State) entry)
+    {
+        var (name, state) = entry;
+        yield return (name + ".exp_avg", state.exp_avg);
+        yield return (name + ".exp_avg_sq", state.exp_avg_sq);
+        if (state.max_exp_avg_sq is not null)
+        {
+            yield return (name + ".max_exp_avg_sq", state.max_exp_avg_sq);
+        }
+    }
+
+    private void CheckGroups(string path, IReadOnlyList<OptimizerGroup> saved)
+    {
+        var own = Groups;
+        if (own.Count != saved.Count)
+        {
+            throw new InvalidDataException($"{path}: expected {own.Count} parameter groups, as the optimizer has; found {saved.Count}.");
+        }
+
+        for (var i = 0; i < own.Count; i++)
+        {
+            var differing = own[i].Parameters.Except(saved[i].Parameters).Concat(saved[i].Parameters.Except(own[i].Parameters)).FirstOrDefault();
+            if (differing is not null)
+            {
+                var here = own[i].Parameters.Contains(differing);
+                throw new InvalidDataException(
+                    $"{path}: parameter group {i}: expected '{differing}' {(here ? "in it, as in the optimizer" : "not in it, as in the optimizer")}; "
+                    + $"found it {(here ? "elsewhere or nowhere" : "there")}.");
+            }
+
+            if (own[i].Amsgrad != saved[i].Amsgrad)
+            {
+                throw new InvalidDataException(
+                    $"{path}: parameter group {i}: expected amsgrad {own[i].Amsgrad}, as in the optimizer; found {saved[i].Amsgrad}.");
+            }
+        }
+    }
+}

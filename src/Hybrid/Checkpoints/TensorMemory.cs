@@ -1,0 +1,16 @@
+using static TorchSharp.torch;
+
+namespace Hybrid.Checkpoints;
+
+/// <summary>The memory of a contiguous CPU tensor, of any dtype and size.</summary>
+internal static unsafe class TensorMemory
+{
+    /// <summary>Address of the first element. It is valid while the tensor lives: keep it alive over the last use.</summary>
+    public static byte* Address(Tensor tensor) => (byte*)new Raw(tensor).data_ptr() + (tensor.storage_offset() * tensor.element_size());
+
+    // The typed storages that TorchSharp offers convert, and thereby copy, half of the dtypes; the untyped base does not.
+    private sealed class Raw(Tensor tensor) : Storage(tensor)
+    {
+        public override int element_size() => (int)_tensor.element_size();
+    }
+}

@@ -1,0 +1,199 @@
+using System.Text;
+using Hybrid.Configuration;
+using Hybrid.Modeling;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace Hybrid.Checkpoints;
+
+/// <summary>
+/// A training run at one step, from which it goes on as if it had never stopped. It is a folder of <c>model.safetensors</c> (the weights,
+/// a shared one once), <c>config.toml</c>, <c>optimizer.safetensors</c> (the moments of AdamW by parameter name) and
+/// <c>training.json</c> (step, options of the optimizer, state of torch's CPU generator).
+/// </summary>
+/// <remarks>
+/// <see cref="Save"/> leaves a complete checkpoint, the old one or the new one, whenever it is cut short: it writes the folder
+/// <c>NAME.new</c>, renames <c>NAME</c> to <c>NAME.old</c> and <c>NAME.new</c> to <c>NAME</c>, and deletes <c>NAME.old</c>.
+/// <see cref="Open"/> takes <c>NAME</c>, or <c>NAME.new</c> where a crash fell between the two renames; the next save tidies up.
+/// </remarks>
+public sealed class TrainingCheckpoint
+{
+    private const string ModelFile = "model.safetensors";
+    private const string ConfigFile = "config.toml";
+    private const string OptimizerFile = "optimizer.safetensors";
+    private const string StateFile = "training.json";
+    private static readonly string[] Files = [ModelFile, ConfigFile, OptimizerFile, StateFile];
+
+    private readonly string folder;
+    private readonly TrainingState state;
+    private readonly LanguageModelOptions options;
+
+    private TrainingCheckpoint(string folder)
+    {
+        this.folder = folder;
+        foreach (var file in Files)
+        {
+            if (!File.Exists(PathOf(file)))
+            {
+                throw new InvalidDataException($"{folder}: a checkpoint has the files {string.Join(", ", Files)}; there is no {file}.");
+            }
+        }
+
+        state = TrainingState.Read(PathOf(StateFile));
+        Config = HybridConfig.Load(PathOf(ConfigFile));
+        options = Config.Model ?? throw new InvalidDataException($"{PathOf(ConfigFile)}: expected a [model]; found none.");
+        OpenTensors(ModelFile).Dispose();
+        OpenTensors(OptimizerFile).Dispose();
+    }
+
+    /// <summary>The configuration of the run.</summary>
+    public HybridConfig Config { get; }
+
+    /// <summary>Optimizer steps done.</summary>
+    public long Step => state.Step;
+
+    /// <summary>Loss on held-out data at this step; null if it was not given.</summary>
+    public double? ValidationLoss => state.ValidationLoss;
+
+    /// <summary>Writes a checkpoint, in place of one that was there.</summary>
+    /// <param name="folder">A folder that holds nothing else.</param>
+    /// <param name="model">The model.</param>
+    /// <param name="config">The configuration whose model this is.</param>
+    /// <param name="optimizer">The optimizer of parameters of the model.</param>
+    /// <param name="step">Optimizer steps done; 0 or more.</param>
+    /// <param name="validationLoss">Loss on held-out data at this step, if known.</param>
+    /// <exception cref="ArgumentException">Model, configuration and optimizer do not belong together.</exception>
+    /// <exception cref="IOException">The folder holds other files, which would be lost, or cannot be written.</exception>
+    public static void Save(
+        string folder, CausalLanguageModel model, HybridConfig config, AdamW optimizer, long step, double? validationLoss = null)
+    {
+        ArgumentOutOfRangeException.ThrowIfNegative(step);
+        if (config with { Model = model.Options } != config)
+        {
+            throw new ArgumentException(
+                "TrainingCheckpoint: the configuration must describe the model; its [model] differs from the model's options.", nameof(config));
+        }
+
+        var snapshot = new OptimizerSnapshot(model, optimizer);
+        var training = new TrainingState
+        {
+            Version = TrainingState.CurrentVersion,
+            Step = step,
+            ValidationLoss = validationLoss,
+            RandomState = ReadRandomState(),
+            OptimizerGroups = snapshot.Groups,
+        };
+        new CheckpointFolder(folder, Files).Replace(target =>
+        {
+            // "format" is what other libraries look for before they read weights of PyTorch's layout.
+            var metadata = new Dictionary<string, string> { ["format"] = "pt", ["step"] = $"{step}" };
+            SafeTensorsFile.Write(Path.Combine(target, ModelFile), Distinct(model).Select(group => (group.Names[0], group.Tensor)), metadata);
+            snapshot.Write(Path.Combine(target, OptimizerFile), metadata);
+            var text = Encoding.UTF8.GetBytes(config.ToToml());
+            AtomicFile.Write(Path.Combine(target, ConfigFile), text.Length, stream => stream.Write(text));
+            training.Write(Path.Combine(target, StateFile));
+        });
+    }
+
+    /// <summary>Opens a checkpoint and checks its files.</summary>
+    /// <param name="folder">The folder given to <see cref="Save"/>.</param>
+    /// <returns>The checkpoint; it holds no file open.</returns>
+    /// <exception cref="DirectoryNotFoundException">There is no checkpoint.</exception>
+    /// <exception cref="InvalidDataException">A file is missing or broken.</exception>
+    /// <exception cref="HybridConfigException">The configuration is broken.</exception>
+    public static TrainingCheckpoint Open(string folder) => new(new CheckpointFolder(folder, Files).Find());
+
+    /// <summary>Makes the model of <see cref="Config"/> with the saved weights.</summary>
+    /// <param name="device">Where it is to be; null means the CPU.</param>
+    /// <returns>The model.</returns>
+    /// <exception cref="InvalidDataException">The file does not fit the model.</exception>
+    public CausalLanguageModel LoadModel(Device? device = null)
+    {
+        var model = new CausalLanguageModel(options);
+        try
+        {
+            LoadInto(model);
+            return device is null ? model : model.to(device);
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Sets the weights of a model. Everything is checked before anything is changed.</summary>
+    /// <param name="model">A model of the same options, on any device.</param>
+    /// <exception cref="InvalidDataException">The file lacks a tensor, has one too many, or one of another dtype or shape.</exception>
+    public void LoadInto(CausalLanguageModel model)
+    {
+        using var file = OpenTensors(ModelFile);
+        var path = PathOf(ModelFile);
+        var weights = Distinct(model).Select(group => (Name: group.Names.Find(file.Contains) ?? group.Names[0], group.Tensor)).ToArray();
+        FileContent.Require(file, path, weights);
+        using var guard = no_grad();
+        foreach (var (name, target) in weights)
+        {
+            using var scope = NewDisposeScope();
+            target.copy_(file.Read(name));
+        }
+    }
+
+    /// <summary>
+    /// Sets the state and the options of an optimizer, learning rates included. Everything is checked before anything is changed.
+    /// </summary>
+    /// <param name="optimizer">An optimizer with the same parameters in the same groups.</param>
+    /// <param name="model">The model whose parameters it has.</param>
+    /// <exception cref="InvalidDataException">The checkpoint does not fit the optimizer.</exception>
+    public void LoadOptimizer(AdamW optimizer, CausalLanguageModel model)
+    {
+        using var file = OpenTensors(OptimizerFile);
+        new OptimizerSnapshot(model, optimizer).Restore(file, PathOf(OptimizerFile), state.OptimizerGroups);
+    }
+
+    /// <summary>
+    /// Sets torch's CPU generator to where it was. Call it last: making a model draws from the generator. TorchSharp gives no access to
+    /// the generators of CUDA devices, so dropout there goes on with other masks.
+    /// </summary>
+    /// <exception cref="InvalidDataException">The state is of another generator than this libtorch has.</exception>
+    public void RestoreRandomState()
+    {
+        using var scope = NewDisposeScope();
+        var current = get_rng_state();
+        if (current.numel() != state.RandomState.Length)
+        {
+            throw new InvalidDataException(
+                $"{PathOf(StateFile)}: random_state: expected {current.numel()} bytes, as torch has; found {state.RandomState.Length}.");
+        }
+
+        set_rng_state(tensor(state.RandomState, dtype: ScalarType.Byte));
+    }
+
+    private static byte[] ReadRandomState()
+    {
+        using var scope = NewDisposeScope();
+        return get_rng_state().data<byte>().ToArray();
+    }
+
+    /// <summary>The tensors of a model with all their names: one that two modules share has two.</summary>
+    private static IEnumerable<(List<string> Names, Tensor Tensor)> Distinct(nn.Module model) =>
+        model.state_dict().GroupBy(entry => entry.Value.Handle)
+            .Select(group => (group.Select(entry => entry.Key).ToList(), group.First().Value));
+
+    private string PathOf(string file) => Path.Combine(folder, file);
+
+    // Another process may have saved since Open: files of different steps must not be mixed.
+    private SafeTensorsFile OpenTensors(string name)
+    {
+        var file = SafeTensorsFile.Open(PathOf(name));
+        if (file.Metadata.GetValueOrDefault("step") == $"{Step}")
+        {
+            return file;
+        }
+
+        file.Dispose();
+        throw new InvalidDataException(
+            $"{PathOf(name)}: expected step {Step}; found '{file.Metadata.GetValueOrDefault("step")}'. If the checkpoint was saved anew meanwhile, open it again.");
+    }
+}

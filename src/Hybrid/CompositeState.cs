@@ -1,0 +1,96 @@
+using Hybrid.Checkpoints;
+using static TorchSharp.torch;
+
+namespace Hybrid;
+
+/// <summary>The states of several layers as one: what a backbone carries.</summary>
+public class CompositeState : MixerState
+{
+    private MixerState[] parts;
+
+    /// <param name="batchSize">Number of sequences B.</param>
+    /// <param name="parts">One state a layer; the composite takes them over.</param>
+    public CompositeState(long batchSize, IEnumerable<MixerState> parts)
+        : base(batchSize) => this.parts = [.. parts];
+
+    /// <summary>The states, in the order of the layers.</summary>
+    public IReadOnlyList<MixerState> Parts => parts;
+
+    /// <inheritdoc/>
+    public override long ByteSize => parts.Sum(part => part.ByteSize);
+
+    /// <inheritdoc/>
+    public override IEnumerable<(string Name, Tensor Tensor)> NamedTensors =>
+        parts.SelectMany((part, i) => part.NamedTensors.Select(entry => ($"{i}.{entry.Name}", entry.Tensor)));
+
+    /// <inheritdoc/>
+    public override bool CanTrim => parts.All(part => part.CanTrim);
+
+    /// <inheritdoc/>
+    public override MixerState Clone() => Copy(part => part.Clone(), [.. Positions]);
+
+    /// <inheritdoc/>
+    public override MixerState Select(IReadOnlyList<long> rows)
+    {
+        ValidateRows(rows);
+        return Copy(part => part.Select(rows), [.. rows.Select(row => Positions[(int)row])]);
+    }
+
+    /// <inheritdoc/>
+    public override void Trim(long position)
+    {
+        if (!CanTrim)
+        {
+            base.Trim(position);
+        }
+
+        TrimPositions(position);
+        foreach (var part in parts)
+        {
+            part.Trim(position);
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            foreach (var part in parts)
+            {
+                part.Dispose();
+            }
+        }
+
+        base.Dispose(disposing);
+    }
+
+    internal override void AddMetadata(Dictionary<string, string> metadata, string prefix)
+    {
+        for (var i = 0; i < parts.Length; i++)
+        {
+            parts[i].AddMetadata(metadata, $"{prefix}{i}.");
+        }
+    }
+
+    internal override Action PrepareRestore(StateReader reader, string prefix, long[] newPositions)
+    {
+        var commits = parts.Select((part, i) => part.PrepareRestore(reader, $"{prefix}{i}.", newPositions)).ToArray();
+        return () =>
+        {
+            foreach (var commit in commits)
+            {
+                commit();
+            }
+
+            SetPositions(newPositions);
+        };
+    }
+
+    private CompositeState Copy(Func<MixerState, MixerState> copyPart, long[] newPositions)
+    {
+        var copy = (CompositeState)Rebuild(tensor => tensor, newPositions);
+        copy.parts = [.. parts.Select(copyPart)];
+        return copy;
+    }
+}

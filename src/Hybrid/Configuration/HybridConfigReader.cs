@@ -1,0 +1,115 @@
+using Hybrid.Backbone;
+using Hybrid.Modeling;
+using Hybrid.Routing;
+using Hybrid.Training;
+
+namespace Hybrid.Configuration;
+
+/// <summary>Reads the sections of a configuration.</summary>
+internal static class HybridConfigReader
+{
+    /// <inheritdoc cref="HybridConfig.Parse"/>
+    public static HybridConfig Read(string toml, string sourceName)
+    {
+        var root = ConfigTable.Parse(toml, sourceName);
+        root.RejectUnknown(["model", "training", "modules"]);
+        var (model, training, modules) = (root.FindTable("model"), root.FindTable("training"), root.FindTable("modules"));
+        if (model is null && modules is null)
+        {
+            throw root.Place.Wrong("[model] or [modules]", "neither");
+        }
+
+        return new HybridConfig
+        {
+            SourceName = sourceName,
+            Model = model is null ? null : ReadModel(model),
+            Training = training is null ? null : ReadTraining(training),
+            Modules = modules is null ? null : ModulesSection.Read(modules),
+        };
+    }
+
+    /// <summary>Makes the options record of a mixer from its table.</summary>
+    public static object ReadMixer(ConfigTable table, Type optionsType, long width, params IEnumerable<string> alsoKnown)
+    {
+        if (optionsType == typeof(HybridAttentionOptions))
+        {
+            table.MoveInto("attention_config", "num_heads");
+            alsoKnown = [.. alsoKnown, "num_heads"];
+        }
+
+        var options = OptionsBinder.Bind(table, optionsType, width, alsoKnown);
+        OptionsBinder.Validate(options, table, table.Place, width);
+        return options;
+    }
+
+    /// <summary>What is registered under the name that an entry gives.</summary>
+    public static MixerRegistration Registration(ConfigPlace place, string name) =>
+        MixerRegistry.TryGet(name, out var registration)
+            ? registration
+            : throw place.Wrong(
+                $"one of {string.Join(", ", MixerRegistry.Names)}",
+                $"\"{name}\"",
+                $"there is no mixer '{name}'{NearestName.Hint(name, MixerRegistry.Names)}; known: {string.Join(", ", MixerRegistry.Names)}");
+
+    private static TrainingOptions ReadTraining(ConfigTable table)
+    {
+        var options = (TrainingOptions)OptionsBinder.Bind(table, typeof(TrainingOptions));
+        OptionsBinder.Validate(options, table, table.Place, width: 0);
+        return options;
+    }
+
+    private static LanguageModelOptions ReadModel(ConfigTable table)
+    {
+        var options = (LanguageModelOptions)OptionsBinder.Bind(table, typeof(LanguageModelOptions), alsoKnown: MixerRegistry.Names);
+        OptionsBinder.Validate(options, table, table.Place, options.HiddenSize);
+        Registration(table.Find("backbone")?.Place ?? table.Place, options.Backbone);
+        for (var i = 0; i < options.Layers?.Count; i++)
+        {
+            Registration(ConfigValue.Element(table.Find("layers")!, i).Place, options.Layers[i]);
+        }
+
+        return options with { Mixers = ReadMixers(table, ReadPattern(table, options), options.HiddenSize) };
+    }
+
+    private static LayerPattern ReadPattern(ConfigTable table, LanguageModelOptions options)
+    {
+        try
+        {
+            return options.ResolvePattern();
+        }
+        catch (ArgumentException error)
+        {
+            // The layers are stated in one way, which is then to blame, or in more than one.
+            ConfigEntry?[] ways = [table.Find("layers"), table.Find("attention_every"), table.Find("attention_layers")];
+            throw ways.OfType<ConfigEntry>().ToArray() is [var way]
+                ? OptionsBinder.Wrong(error, options, way.Place, way.Value)
+                : OptionsBinder.Wrong(error, options, table.Place, null);
+        }
+    }
+
+    private static Dictionary<string, object> ReadMixers(ConfigTable table, LayerPattern pattern, long width)
+    {
+        var mixers = new Dictionary<string, object>(StringComparer.Ordinal);
+        var used = pattern.Mixers.Distinct().ToArray();
+        foreach (var name in table.Keys.Intersect(MixerRegistry.Names).Except(used))
+        {
+            throw table.Find(name)!.Place.Wrong(
+                $"a mixer of the layers: {string.Join(", ", used)}", name, $"no layer has this mixer; the layers have {string.Join(", ", used)}");
+        }
+
+        foreach (var name in used)
+        {
+            var optionsType = Registration(table.Place, name).OptionsType;
+            if (table.FindTable(name) is { } inner)
+            {
+                mixers[name] = ReadMixer(inner, optionsType, width);
+            }
+            else
+            {
+                OptionsBinder.Validate(Activator.CreateInstance(optionsType)!, null, table.Place.Under(name), width);
+            }
+        }
+
+        return mixers;
+    }
+}

@@ -1,0 +1,69 @@
+using System.Text;
+
+namespace Hybrid.Configuration;
+
+/// <summary>Writes a configuration as TOML that the reader turns back into an equal one.</summary>
+internal static class HybridConfigWriter
+{
+    /// <inheritdoc cref="HybridConfig.ToToml"/>
+    public static string Write(HybridConfig config)
+    {
+        var text = new StringBuilder();
+        if (config.Model is { } model)
+        {
+            WriteRecord(text, "model", model);
+            foreach (var (name, options) in model.Mixers.OrderBy(mixer => mixer.Key, StringComparer.Ordinal))
+            {
+                WriteRecord(text, $"model.{name}", options);
+            }
+        }
+
+        if (config.Training is { } training)
+        {
+            WriteRecord(text, "training", training);
+        }
+
+        if (config.Modules is { } modules)
+        {
+            WriteHeader(text, "modules");
+            WriteLine(text, "active", modules.Active.Select(module => module.Name).ToArray());
+            foreach (var module in modules.Active)
+            {
+                WriteRecord(text, $"modules.{module.Name}", module.Options, ("hidden_size", modules.HiddenSize));
+            }
+        }
+
+        return text.ToString();
+    }
+
+    /// <summary>A table: values first, for what follows a sub-table would belong to that.</summary>
+    private static void WriteRecord(StringBuilder text, string path, object record, params (string Key, object Value)[] more)
+    {
+        WriteHeader(text, path);
+        foreach (var (key, value) in more)
+        {
+            WriteLine(text, key, value);
+        }
+
+        var properties = OptionProperty.Of(record.GetType());
+        foreach (var property in properties.Where(property => !property.IsRecord))
+        {
+            if (property.Get(record) is { } value)
+            {
+                WriteLine(text, property.Key, value);
+            }
+        }
+
+        foreach (var property in properties.Where(property => property.IsRecord))
+        {
+            if (property.Get(record) is { } inner)
+            {
+                WriteRecord(text, $"{path}.{property.Key}", inner);
+            }
+        }
+    }
+
+    private static void WriteHeader(StringBuilder text, string path) => text.Append(text.Length > 0 ? "\n" : "").Append($"[{path}]\n");
+
+    private static void WriteLine(StringBuilder text, string key, object value) => text.Append(key).Append(" = ").Append(TomlLiteral.Of(value)).Append('\n');
+}

@@ -1,0 +1,101 @@
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+/// <summary>
+/// The selective scan of Mamba (S6; Gu and Dao, arXiv 2312.00752, equations 2a and 2b with the simplified discretisation of B):
+/// <c>h_t = exp(delta_t A) h_(t-1) + delta_t u_t B_t</c>, <c>y_t = C_t h_t + D u_t</c>, then <c>y_t * SiLU(z_t)</c> where a gate is given.
+/// </summary>
+public static partial class SelectiveScan
+{
+    /// <summary>Runs the scan over time. Arithmetic is float32 (float64 where <paramref name="u"/> is float64).</summary>
+    /// <param name="u">Input [B, T, E].</param>
+    /// <param name="delta">Step sizes [B, T, E], before bias and softplus.</param>
+    /// <param name="A">Continuous-time decay [E, N], negative.</param>
+    /// <param name="B">Input matrix: [B, T, N] shared by all channels, [B, T, G, N] by groups of E/G channels, or [E, N] constant.</param>
+    /// <param name="C">Output matrix, in one of the same three forms.</param>
+    /// <param name="D">Skip [E], or null.</param>
+    /// <param name="z">Gate [B, T, E], or null.</param>
+    /// <param name="deltaBias">Added to <paramref name="delta"/> before the softplus: [E], or null.</param>
+    /// <param name="deltaSoftplus">True to apply softplus to the (biased) step sizes.</param>
+    /// <param name="initialState">State before the first step [B, E, N], or null for zeros.</param>
+    /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
+    /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from zero; null means none.</param>
+    /// <returns>Output [B, T, E] in the dtype of <paramref name="u"/>, and the state after the last step [B, E, N].</returns>
+    /// <exception cref="ArgumentException">A shape does not fit.</exception>
+    public static (Tensor Y, Tensor FinalState) Apply(
+        Tensor u,
+        Tensor delta,
+        Tensor A,
+        Tensor B,
+        Tensor C,
+        Tensor? D = null,
+        Tensor? z = null,
+        Tensor? deltaBias = null,
+        bool deltaSoftplus = false,
+        Tensor? initialState = null,
+        Tensor? mask = null,
+        Tensor? restart = null)
+    {
+        Validate(u, delta, A, B, C, D, z, deltaBias, initialState, mask, restart);
+        using var scope = NewDisposeScope();
+        var (y, state) = Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart);
+        return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
+    }
+
+    private static void Validate(
+        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, Tensor? initialState, Tensor? mask, Tensor? restart)
+    {
+        var shape = u.shape;
+        var decay = A.shape;
+        if (shape.Length != 3 || shape.Any(size => size < 1))
+        {
+            throw Mismatch("u", "[B, T, E], all at least 1", shape);
+        }
+
+        var (batch, time, channels) = (shape[0], shape[1], shape[2]);
+        if (decay.Length != 2 || decay[0] != channels || decay[1] < 1)
+        {
+            throw Mismatch("A", $"[{channels}, N]", decay);
+        }
+
+        var stateSize = decay[1];
+        Require("delta", delta, batch, time, channels);
+        RequireMatrix("B", B);
+        RequireMatrix("C", C);
+        Require("D", D, channels);
+        Require("z", z, batch, time, channels);
+        Require("deltaBias", deltaBias, channels);
+        Require("initialState", initialState, batch, channels, stateSize);
+        Require("mask", mask, batch, time);
+        Require("restart", restart, batch, time);
+
+        void RequireMatrix(string name, Tensor matrix)
+        {
+            var got = matrix.shape;
+            var fits = got.Length switch
+            {
+                2 => got[0] == channels && got[1] == stateSize,
+                3 => got[0] == batch && got[1] == time && got[2] == stateSize,
+                4 => got[0] == batch && got[1] == time && got[2] >= 1 && channels % got[2] == 0 && got[3] == stateSize,
+                _ => false,
+            };
+            if (!fits)
+            {
+                throw Mismatch(
+                    name, $"[{batch}, {time}, {stateSize}], [{batch}, {time}, G, {stateSize}] with G dividing {channels}, or [{channels}, {stateSize}]", got);
+            }
+        }
+    }
+
+    private static void Require(string name, Tensor? tensor, params long[] expected)
+    {
+        if (tensor is not null && !tensor.shape.AsSpan().SequenceEqual(expected))
+        {
+            throw Mismatch(name, $"[{string.Join(", ", expected)}]", tensor.shape);
+        }
+    }
+
+    private static ArgumentException Mismatch(string name, string expected, long[] got) =>
+        new($"SelectiveScan: {name} must be {expected}; got [{string.Join(", ", got)}].", name);
+}

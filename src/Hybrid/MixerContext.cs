@@ -1,0 +1,43 @@
+using static TorchSharp.torch;
+
+namespace Hybrid;
+
+/// <summary>On which side of a row its padding stands.</summary>
+public enum PaddingSide
+{
+    /// <summary>Real tokens first, padding after them.</summary>
+    Right,
+
+    /// <summary>Padding first, real tokens after it.</summary>
+    Left,
+}
+
+/// <summary>What a forward pass needs to know besides its input: the carried state, padding, packed rows.</summary>
+public sealed record MixerContext
+{
+    /// <summary>No state, no padding, one sequence a row.</summary>
+    public static MixerContext None { get; } = new();
+
+    /// <summary>The state that the input continues and that is advanced; null carries nothing.</summary>
+    public MixerState? State { get; init; }
+
+    /// <summary>
+    /// Number of real tokens of each row, 1..T; null means that every row is full. The other positions are padding, on the side of
+    /// <see cref="PaddingSide"/>: they do not reach real tokens or the state, and their outputs are zero.
+    /// </summary>
+    public IReadOnlyList<long>? Lengths { get; init; }
+
+    /// <summary>Side of the padding that <see cref="Lengths"/> leaves. Default: right.</summary>
+    public PaddingSide PaddingSide { get; init; } = PaddingSide.Right;
+
+    /// <summary>
+    /// Packed rows: int64 [B, T], equal and adjacent for the tokens of one sequence. Each sequence of a row is mixed as if it were
+    /// alone. Excludes <see cref="State"/> and <see cref="Lengths"/>. Null means one sequence a row.
+    /// </summary>
+    public Tensor? SequenceIds { get; init; }
+
+    /// <summary>The same context for a layer with its own state.</summary>
+    /// <param name="state">The layer's state.</param>
+    /// <returns>A context with <paramref name="state"/> in place of the present one.</returns>
+    public MixerContext WithState(MixerState? state) => ReferenceEquals(state, State) ? this : this with { State = state };
+}

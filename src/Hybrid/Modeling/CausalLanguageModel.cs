@@ -1,0 +1,193 @@
+using Hybrid.Attention;
+using Hybrid.Backbone;
+using Hybrid.Routing;
+using TorchSharp;
+using TorchSharp.Modules;
+using TorchSharp.Utils;
+using static TorchSharp.torch;
+using static TorchSharp.torch.nn;
+
+namespace Hybrid.Modeling;
+
+/// <summary>
+/// A causal language model: embedding, <see cref="HybridBackbone"/>, head. <c>logits = backbone(embed(ids)) W^T</c>, where W is the
+/// embedding itself if the head is tied.
+/// </summary>
+public sealed class CausalLanguageModel : Module<Tensor, Tensor>
+{
+    private const double EmbeddingDeviation = 0.02;
+
+    [ComponentName(Name = "embedding")]
+    private readonly Embedding embedding;
+
+    [ComponentName(Name = "dropout")]
+    private readonly Dropout? dropout;
+
+    [ComponentName(Name = "backbone")]
+    private readonly HybridBackbone backbone;
+
+    [ComponentName(Name = "lm_head")]
+    private readonly Linear? head;
+
+    /// <summary>Makes a model with fresh weights, drawn from torch's default generator (<c>torch.manual_seed</c>).</summary>
+    /// <param name="options">Sizes and layers.</param>
+    /// <exception cref="ArgumentException">An option is out of its range, or a layer cannot be built from it.</exception>
+    public CausalLanguageModel(LanguageModelOptions options)
+        : base(nameof(CausalLanguageModel))
+    {
+        options.Validate();
+        Options = options;
+        embedding = Embedding(options.VocabSize, options.HiddenSize);
+        dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
+        backbone = BuildBackbone(options);
+        head = options.TieEmbeddings ? null : Linear(options.HiddenSize, options.VocabSize, hasBias: false);
+        Tokenizer = options.VocabSize == ByteTokenizer.Vocabulary ? new ByteTokenizer() : null;
+        RegisterComponents();
+        Initialise();
+    }
+
+    /// <summary>The options that the model was made from.</summary>
+    public LanguageModelOptions Options { get; }
+
+    /// <summary>Turns text into ids and back; by default bytes where the vocabulary has 256 ids, else null.</summary>
+    public ITokenizer? Tokenizer { get; set; }
+
+    /// <summary>The stack of layers.</summary>
+    public HybridBackbone Backbone => backbone;
+
+    /// <summary>The routers of the model, first layer first.</summary>
+    public IReadOnlyList<HybridAttention> Routers => [.. backbone.Blocks.Select(block => block.Mixer).OfType<HybridAttention>()];
+
+    /// <summary>The device of the weights.</summary>
+    public Device Device => embedding.weight!.device;
+
+    /// <summary>Number of parameters; a tied head counts once.</summary>
+    /// <returns>The number of scalar weights.</returns>
+    public long CountParameters() => parameters().Sum(parameter => parameter.numel());
+
+    /// <summary>Creates the state of sequences that have seen no token yet.</summary>
+    /// <param name="batchSize">Number of sequences B; at least 1.</param>
+    /// <returns>The state; the caller disposes it.</returns>
+    public CompositeState CreateState(long batchSize) => backbone.CreateState(batchSize);
+
+    /// <summary>Logits of every position, without carrying state.</summary>
+    /// <param name="input">Token ids, int64 [B, T].</param>
+    /// <returns>Logits [B, T, V].</returns>
+    public override Tensor forward(Tensor input) => forward(input, MixerContext.None);
+
+    /// <summary>Logits of every position.</summary>
+    /// <param name="input">Token ids, int64 [B, T].</param>
+    /// <param name="context">State, padding, packed rows.</param>
+    /// <returns>Logits [B, T, V]; those at padding mean nothing.</returns>
+    public Tensor forward(Tensor input, MixerContext context)
+    {
+        using var scope = NewDisposeScope();
+        return Head(Hidden(input, context)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Logits of the last position alone, which is what decoding needs.</summary>
+    /// <param name="input">Token ids, int64 [B, T].</param>
+    /// <param name="context">State and packed rows; no padding.</param>
+    /// <returns>Logits [B, V].</returns>
+    public Tensor NextTokenLogits(Tensor input, MixerContext context)
+    {
+        if (context.Lengths is not null)
+        {
+            throw new NotSupportedException("CausalLanguageModel: NextTokenLogits takes no padded rows; use forward and pick the positions.");
+        }
+
+        using var scope = NewDisposeScope();
+        var hidden = Hidden(input, context);
+        return Head(hidden.select(1, hidden.size(1) - 1)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Mean cross-entropy, in nats a token.</summary>
+    /// <param name="input">Token ids, int64 [B, T].</param>
+    /// <param name="targets">The ids to predict at each position, int64 [B, T]; -100 is left out.</param>
+    /// <returns>A scalar.</returns>
+    public Tensor Loss(Tensor input, Tensor targets)
+    {
+        if (!input.shape.AsSpan().SequenceEqual(targets.shape))
+        {
+            throw new ArgumentException(
+                $"CausalLanguageModel: targets must be [{string.Join(", ", input.shape)}], like the ids; got [{string.Join(", ", targets.shape)}].",
+                nameof(targets));
+        }
+
+        using var scope = NewDisposeScope();
+        var logits = forward(input).view(-1, Options.VocabSize);
+        return functional.cross_entropy(logits, targets.reshape(-1)).MoveToOuterDisposeScope();
+    }
+
+    private Tensor Hidden(Tensor ids, MixerContext context)
+    {
+        var shape = ids.shape;
+        if (shape is not [>= 1, >= 1] || ids.dtype != ScalarType.Int64)
+        {
+            throw new ArgumentException(
+                $"CausalLanguageModel: ids must be Int64 [B, T] with B, T >= 1; got {ids.dtype} [{string.Join(", ", shape)}].", nameof(ids));
+        }
+
+        var total = (context.State?.Position ?? 0) + shape[1];
+        if (total > Options.MaxSeqLen)
+        {
+            throw new ArgumentException(
+                $"CausalLanguageModel: the sequence would have {total} tokens; max_seq_len is {Options.MaxSeqLen}.", nameof(ids));
+        }
+
+        var embedded = embedding.call(ids);
+        return backbone.forward(dropout?.call(embedded) ?? embedded, context);
+    }
+
+    private Tensor Head(Tensor hidden) => head?.call(hidden) ?? functional.linear(hidden, embedding.weight!);
+
+    private static HybridBackbone BuildBackbone(LanguageModelOptions options)
+    {
+        var pattern = options.ResolvePattern();
+        var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithBlocks(new BlockOptions
+        {
+            NormEps = options.NormEps,
+            DropoutRate = options.DropoutRate,
+            PreNorm = options.PreNorm,
+            FeedForward = options.FeedForward,
+        });
+        foreach (var name in pattern.Mixers.Distinct().Union(options.Mixers.Keys))
+        {
+            if (WithMaxLength(name, options.Mixers.GetValueOrDefault(name), options.MaxSeqLen) is { } mixerOptions)
+            {
+                builder.WithMixer(name, mixerOptions);
+            }
+        }
+
+        return builder.Build();
+    }
+
+    /// <summary>Attention caches take no more than the model's longest sequence, unless they say otherwise.</summary>
+    private static object? WithMaxLength(string name, object? mixerOptions, long maxLength)
+    {
+        switch (name, mixerOptions)
+        {
+            case ("attention", null or AttentionOptions):
+                var attention = mixerOptions as AttentionOptions ?? new();
+                return attention with { MaxLength = attention.MaxLength ?? maxLength };
+            case ("hybrid_attention", null or HybridAttentionOptions):
+                var router = mixerOptions as HybridAttentionOptions ?? new();
+                return router with { AttentionConfig = router.AttentionConfig with { MaxLength = router.AttentionConfig.MaxLength ?? maxLength } };
+            default:
+                return mixerOptions;
+        }
+    }
+
+    private void Initialise()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        embedding.weight!.normal_(0, EmbeddingDeviation);
+        head?.weight.normal_(0, EmbeddingDeviation);
+        var branches = backbone.Blocks.Count * (Options.FeedForward is null ? 1 : 2);
+        foreach (var weight in backbone.Blocks.SelectMany(block => block.ResidualOutputWeights))
+        {
+            weight.div_(Math.Sqrt(branches));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+namespace Hybrid.Modeling;
+
+/// <summary>
+/// Chooses the next token from logits. Order: repetition penalty, temperature, top-k, top-p, draw. The draws depend on the seed alone,
+/// not on torch's generators.
+/// </summary>
+public sealed class TokenSampler
+{
+    private readonly GenerationOptions options;
+    private readonly Random random;
+    private double[] scores = [];
+    private int[] order = [];
+
+    /// <param name="options">Temperature, cuts, penalty and seed.</param>
+    public TokenSampler(GenerationOptions options)
+    {
+        options.Validate();
+        this.options = options;
+        random = options.Seed is { } seed ? new Random(seed) : new Random();
+    }
+
+    /// <summary>Chooses a token.</summary>
+    /// <param name="logits">One logit a token, V of them, none NaN.</param>
+    /// <param name="seen">Tokens of the sequence so far, for the repetition penalty.</param>
+    /// <returns>The token, 0..V-1.</returns>
+    /// <exception cref="ArgumentException">There are no logits, or one is NaN or positive infinity.</exception>
+    public int Sample(ReadOnlySpan<float> logits, IReadOnlySet<int> seen)
+    {
+        Prepare(logits, seen);
+        var best = scores.AsSpan(0, logits.Length).IndexOfMaximum();
+        if (options.Temperature == 0)
+        {
+            return best;
+        }
+
+        var kept = Rank(logits.Length);
+        var mass = ToProbabilities(kept, scores[best]);
+        if (options.TopP < 1)
+        {
+            (kept, mass) = CutToMass(kept, mass);
+        }
+
+        return Draw(kept, mass);
+    }
+
+    private void Prepare(ReadOnlySpan<float> logits, IReadOnlySet<int> seen)
+    {
+        if (logits.IsEmpty)
+        {
+            throw new ArgumentException("TokenSampler: there must be at least one logit; got none.", nameof(logits));
+        }
+
+        if (scores.Length < logits.Length)
+        {
+            scores = new double[logits.Length];
+            order = new int[logits.Length];
+        }
+
+        for (var token = 0; token < logits.Length; token++)
+        {
+            if (float.IsNaN(logits[token]) || float.IsPositiveInfinity(logits[token]))
+            {
+                throw new ArgumentException($"TokenSampler: logits must be finite; token {token} has {logits[token]}.", nameof(logits));
+            }
+
+            scores[token] = logits[token];
+        }
+
+        if (options.RepetitionPenalty == 1)
+        {
+            return;
+        }
+
+        foreach (var token in seen)
+        {
+            scores[token] = scores[token] > 0 ? scores[token] / options.RepetitionPenalty : scores[token] * options.RepetitionPenalty;
+        }
+    }
+
+    /// <summary>Fills <see cref="order"/> with the candidates, most likely first where a cut needs the order. Ties go by token.</summary>
+    private int Rank(int count)
+    {
+        var candidates = order.AsSpan(0, count);
+        for (var i = 0; i < count; i++)
+        {
+            candidates[i] = i;
+        }
+
+        var cutsByRank = options.TopK > 0 && options.TopK < count;
+        if (cutsByRank || options.TopP < 1)
+        {
+            candidates.Sort((a, b) => scores[b] != scores[a] ? scores[b].CompareTo(scores[a]) : a.CompareTo(b));
+        }
+
+        return cutsByRank ? options.TopK : count;
+    }
+
+    /// <summary>Turns the scores of the candidates into unnormalised probabilities and returns their sum.</summary>
+    private double ToProbabilities(int kept, double best)
+    {
+        var mass = 0.0;
+        foreach (var token in order.AsSpan(0, kept))
+        {
+            scores[token] = Math.Exp((scores[token] - best) / options.Temperature);
+            mass += scores[token];
+        }
+
+        return mass;
+    }
+
+    private (int Kept, double Mass) CutToMass(int kept, double mass)
+    {
+        var sum = 0.0;
+        for (var i = 0; i < kept; i++)
+        {
+            sum += scores[order[i]];
+            if (sum >= options.TopP * mass)
+            {
+                return (i + 1, sum);
+            }
+        }
+
+        return (kept, mass);
+    }
+
+    private int Draw(int kept, double mass)
+    {
+        var remaining = random.NextDouble() * mass;
+        for (var i = 0; i < kept - 1; i++)
+        {
+            remaining -= scores[order[i]];
+            if (remaining < 0)
+            {
+                return order[i];
+            }
+        }
+
+        return order[kept - 1];
+    }
+}
+
+/// <summary>Span helpers of the sampler.</summary>
+internal static class ScoreSpan
+{
+    /// <summary>The first place of the largest value.</summary>
+    /// <param name="values">At least one value.</param>
+    /// <returns>The place.</returns>
+    public static int IndexOfMaximum(this Span<double> values)
+    {
+        var best = 0;
+        for (var i = 1; i < values.Length; i++)
+        {
+            if (values[i] > values[best])
+            {
+                best = i;
+            }
+        }
+
+        return best;
+    }
+}

@@ -1,0 +1,327 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace Fallbacks.Tests.Nn;
+
+/// <summary>Steps compared with the same recurrences in plain double arithmetic.</summary>
+public sealed class OptimizerTests
+{
+    private const int Steps = 5;
+
+    [Theory]
+    [InlineData(false, false, false)]
+    [InlineData(false, true, false)]
+    [InlineData(false, false, true)]
+    [InlineData(true, false, false)]
+    [InlineData(true, true, true)]
+    public void Adam_and_adamw_follow_their_recurrences(bool decoupled, bool amsgrad, bool maximize)
+    {
+        using var scope = NewDisposeScope();
+        double[] start = Values.Some(6, 1), curve = Values.Some(6, 2);
+        var parameter = nn.Parameter(Values.Tensor(start, 6));
+        using OptimizerHelper optimizer = decoupled
+            ? optim.AdamW([parameter], 0.05, 0.8, 0.95, 1e-6, 0.1, amsgrad, maximize)
+            : optim.Adam([parameter], 0.05, 0.8, 0.95, 1e-6, 0.1, amsgrad, maximize);
+
+        var expected = start.ToArray();
+        var reference = new AdamReference(6, decoupled) { Rate = 0.05, Beta1 = 0.8, Beta2 = 0.95, Eps = 1e-6, Decay = 0.1, Amsgrad = amsgrad, Maximize = maximize };
+        for (int step = 0; step < Steps; step++)
+        {
+            // The gradient shrinks and turns, so that the largest second moment lies in the past.
+            double scale = 1.0 / (1 + step * step);
+            Descend(optimizer, parameter, curve, scale);
+            reference.Step(expected, expected.Select((p, i) => scale * curve[i] * 2 * p).ToArray());
+        }
+        Values.Near(expected, parameter);
+    }
+
+    [Fact]
+    public void Groups_have_their_own_rate_and_decay()
+    {
+        using var scope = NewDisposeScope();
+        double[] a = Values.Some(3, 3), b = Values.Some(2, 4);
+        var (first, second) = (nn.Parameter(Values.Tensor(a, 3)), nn.Parameter(Values.Tensor(b, 2)));
+        using var optimizer = optim.AdamW(
+            [new AdamW.ParamGroup([first], new AdamW.Options { LearningRate = 0.1, weight_decay = 0.3 }), new AdamW.ParamGroup { Parameters = [second] }],
+            lr: 0.01, weight_decay: 0);
+
+        var references = new[]
+        {
+            new AdamReference(3, true) { Rate = 0.1, Beta1 = 0.9, Beta2 = 0.999, Eps = 1e-8, Decay = 0.3 },
+            new AdamReference(2, true) { Rate = 0.01, Beta1 = 0.9, Beta2 = 0.999, Eps = 1e-8 },
+        };
+        for (int step = 0; step < 3; step++)
+        {
+            optimizer.zero_grad();
+            ((first * first).sum() + second.pow(3).sum()).backward();
+            optimizer.step();
+            references[0].Step(a, a.Select(p => 2 * p).ToArray());
+            references[1].Step(b, b.Select(p => 3 * p * p).ToArray());
+        }
+        Values.Near(a, first);
+        Values.Near(b, second);
+        Assert.Equal([0.1, 0.01], optimizer.ParamGroups.Select(g => g.LearningRate));
+        Assert.Equal(2, optimizer.parameters().Count());
+    }
+
+    [Theory]
+    [InlineData(0, 0, 0, false, false)]
+    [InlineData(0.9, 0, 0, false, false)]
+    [InlineData(0.9, 0.2, 0.1, false, false)]
+    [InlineData(0.8, 0, 0.1, true, false)]
+    [InlineData(0.9, 0, 0, false, true)]
+    public void Sgd_gathers_momentum(double momentum, double dampening, double decay, bool nesterov, bool maximize)
+    {
+        using var scope = NewDisposeScope();
+        double[] expected = Values.Some(4, 5), curve = Values.Some(4, 6);
+        var parameter = nn.Parameter(Values.Tensor(expected, 4));
+        using var optimizer = optim.SGD([parameter], 0.1, momentum, dampening, decay, nesterov, maximize);
+
+        double[]? buffer = null;
+        for (int step = 0; step < Steps; step++)
+        {
+            Descend(optimizer, parameter, curve, 1);
+            var gradient = expected.Select((p, i) => 2 * curve[i] * p + decay * p).ToArray();
+            buffer = buffer is null ? gradient : buffer.Select((b, i) => momentum * b + (1 - dampening) * gradient[i]).ToArray();
+            for (int i = 0; i < 4; i++)
+            {
+                double direction = momentum == 0 ? gradient[i] : nesterov ? gradient[i] + momentum * buffer[i] : buffer[i];
+                expected[i] += (maximize ? 0.1 : -0.1) * direction;
+            }
+        }
+        Values.Near(expected, parameter);
+    }
+
+    [Fact]
+    public void Zero_grad_leaves_zeros_and_no_gradient_means_no_step()
+    {
+        using var scope = NewDisposeScope();
+        var (used, unused) = (nn.Parameter(Values.Tensor([1, 2], 2)), nn.Parameter(Values.Tensor([3], 1)));
+        using var optimizer = optim.SGD([used, unused], 0.5, weight_decay: 0.1);
+        (used * used).sum().backward();
+
+        optimizer.step();
+        Values.Near([1 - 0.5 * 2.1, 2 - 0.5 * 4.2], used);
+        Values.Near([3], unused);
+
+        optimizer.zero_grad();
+        Values.Near([0, 0], used.grad!);
+        Assert.Null(unused.grad);
+    }
+
+    [Fact]
+    public void A_closure_is_run_with_gradients_and_its_loss_returned()
+    {
+        using var scope = NewDisposeScope();
+        var parameter = nn.Parameter(Values.Tensor([2], 1));
+        using var optimizer = optim.SGD([parameter], 0.25);
+
+        Tensor loss;
+        using (no_grad())
+            loss = optimizer.step(() =>
+            {
+                var value = (parameter * parameter).sum();
+                value.backward();
+                return value;
+            });
+
+        Values.Near([4], loss);
+        Values.Near([1], parameter);
+        Assert.True(parameter.requires_grad);
+    }
+
+    [Theory]
+    [InlineData("AdamW")]
+    [InlineData("Adam")]
+    [InlineData("SGD")]
+    public void Saved_state_continues_as_if_nothing_had_happened(string kind)
+    {
+        using var scope = NewDisposeScope();
+        double[] curve = Values.Some(4, 8);
+        OptimizerHelper Make(Parameter p) => kind switch
+        {
+            "AdamW" => optim.AdamW([new AdamW.ParamGroup([p], lr: 0.03, weight_decay: 0.2)], amsgrad: true),
+            "Adam" => optim.Adam([p], 0.02, amsgrad: true),
+            _ => optim.SGD([p], 0.02, momentum: 0.9),
+        };
+        var original = nn.Parameter(Values.SomeTensor(7, 4));
+        using var optimizer = Make(original);
+        for (int step = 0; step < 3; step++) Descend(optimizer, original, curve, 1);
+        optimizer.ParamGroups.Single().LearningRate = 0.0125;
+
+        using var stream = new MemoryStream();
+        optimizer.save_state_dict(new BinaryWriter(stream));
+        var fromStream = nn.Parameter(original.detach().clone());
+        using var loaded = Make(fromStream);
+        loaded.load_state_dict(new BinaryReader(new MemoryStream(stream.ToArray())));
+
+        var fromState = nn.Parameter(original.detach().clone());
+        var copied = Make(fromState);
+        copied.load_state_dict(optimizer.state_dict());
+        Assert.True(optimizer.state_dict().State[0].ApproximatelyEquals(copied.state_dict().State[0]));
+
+        for (int step = 0; step < 3; step++)
+        {
+            Descend(optimizer, original, curve, 1);
+            Descend(loaded, fromStream, curve, 1);
+            Descend(copied, fromState, curve, 1);
+        }
+        Values.Near(Values.Of(original), fromStream, 0);
+        Values.Near(Values.Of(original), fromState, 0);
+        Assert.Equal(0.0125, loaded.ParamGroups.Single().LearningRate);
+
+        // What was copied is its own.
+        copied.Dispose();
+        Descend(optimizer, original, curve, 1);
+    }
+
+    [Fact]
+    public void State_of_another_optimizer_or_another_shape_is_refused()
+    {
+        using var scope = NewDisposeScope();
+        var parameter = nn.Parameter(zeros(2));
+        using var adam = optim.Adam([parameter]);
+        using var sgd = optim.SGD([parameter], 0.1);
+        using var wide = optim.Adam([parameter, nn.Parameter(zeros(1))]);
+        using var stream = new MemoryStream();
+        adam.save_state_dict(new BinaryWriter(stream));
+
+        Assert.Throws<InvalidDataException>(() => sgd.load_state_dict(new BinaryReader(new MemoryStream(stream.ToArray()))));
+        Assert.Throws<ArgumentException>(() => wide.load_state_dict(new BinaryReader(new MemoryStream(stream.ToArray()))));
+        Assert.Throws<ArgumentException>(() => wide.load_state_dict(adam.state_dict()));
+    }
+
+    [Fact]
+    public void The_state_says_which_entries_belong_to_which_group()
+    {
+        using var scope = NewDisposeScope();
+        using var optimizer = optim.AdamW(
+            [new AdamW.ParamGroup([nn.Parameter(zeros(1)), nn.Parameter(zeros(2))]), new AdamW.ParamGroup([nn.Parameter(zeros(3))])]);
+
+        var state = optimizer.state_dict();
+
+        Assert.Equal([[0, 1], [2]], state.StateIndexRef);
+        Assert.Equal(2, state.Options.Count);
+        Assert.Equal([3L], ((AdamW.State)state.State[2]).exp_avg.shape);
+    }
+
+    [Fact]
+    public void Nonsense_is_refused()
+    {
+        using var scope = NewDisposeScope();
+        Parameter[] p = [nn.Parameter(zeros(1))];
+
+        Assert.Throws<ArgumentException>(() => optim.AdamW(p, lr: -1));
+        Assert.Throws<ArgumentException>(() => optim.AdamW(p, beta2: 1));
+        Assert.Throws<ArgumentException>(() => optim.Adam(p, weight_decay: -1));
+        Assert.Throws<ArgumentException>(() => optim.SGD(p, 0.1, nesterov: true));
+    }
+
+    [Fact]
+    public void A_lambda_sets_the_rate_of_every_group()
+    {
+        using var scope = NewDisposeScope();
+        using var optimizer = optim.SGD([new SGD.ParamGroup([nn.Parameter(zeros(1))], lr: 0.5), new SGD.ParamGroup([nn.Parameter(zeros(1))], lr: 2)], 1);
+        var scheduler = optim.lr_scheduler.LambdaLR(optimizer, epoch => 1.0 / (1 + epoch));
+
+        Assert.Equal([0.5, 2], optimizer.ParamGroups.Select(g => g.LearningRate));
+        scheduler.step();
+        scheduler.step();
+        Values.Near([0.5 / 3, 2d / 3], optimizer.ParamGroups.Select(g => g.LearningRate).ToArray());
+        Values.Near([0.5 / 3, 2d / 3], scheduler.get_last_lr().ToArray());
+        scheduler.step(9);
+        Values.Near([0.05, 0.2], optimizer.ParamGroups.Select(g => g.LearningRate).ToArray());
+    }
+
+    [Fact]
+    public void The_cosine_falls_and_rises()
+    {
+        using var scope = NewDisposeScope();
+        using var optimizer = optim.SGD([nn.Parameter(zeros(1))], 0.8);
+        var scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, 10, eta_min: 0.1);
+
+        for (int epoch = 0; epoch < 25; epoch++)
+        {
+            double expected = 0.1 + 0.7 * (1 + Math.Cos(Math.PI * epoch / 10)) / 2;
+            Values.Near([expected], optimizer.ParamGroups.Select(g => g.LearningRate).ToArray(), 1e-9);
+            scheduler.step();
+        }
+    }
+
+    [Fact]
+    public void A_model_learns_and_a_hundred_steps_leave_no_tensor_behind()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(5);
+        using var model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.LayerNorm(16), nn.Linear(16, 1));
+        using var optimizer = optim.AdamW(model.parameters(), lr: 0.02, amsgrad: true);
+        var x = randn(64, 2);
+        var y = x.select(1, 0) * x.select(1, 1);
+        double first = Step();
+        long before = Values.Live;
+
+        double last = 0;
+        for (int step = 0; step < 100; step++) last = Step();
+
+        Assert.Equal(before, Values.Live);
+        Assert.True(last < 0.2 * first, $"The loss went from {first} to {last}.");
+
+        double Step()
+        {
+            using var inner = NewDisposeScope();
+            optimizer.zero_grad();
+            var loss = nn.functional.mse_loss(model.call(x).squeeze(-1), y);
+            loss.backward();
+            nn.utils.clip_grad_norm_(model.parameters(), 1);
+            optimizer.step();
+            return loss.item<float>();
+        }
+    }
+
+    private static void Descend(optim.Optimizer optimizer, Parameter parameter, double[] curve, double scale)
+    {
+        using var scope = NewDisposeScope();
+        optimizer.zero_grad();
+        (parameter * parameter * Values.Tensor(curve, curve.Length) * scale).sum().backward();
+        optimizer.step();
+    }
+
+    /// <summary>Algorithm 2 of Loshchilov and Hutter; with the decay in the gradient where it is not decoupled.</summary>
+    private sealed class AdamReference(int count, bool decoupled)
+    {
+        private readonly double[] m = new double[count], v = new double[count], largest = new double[count];
+        private int step;
+
+        public double Rate { get; init; }
+
+        public double Beta1 { get; init; }
+
+        public double Beta2 { get; init; }
+
+        public double Eps { get; init; }
+
+        public double Decay { get; init; }
+
+        public bool Amsgrad { get; init; }
+
+        public bool Maximize { get; init; }
+
+        public void Step(double[] parameters, double[] gradients)
+        {
+            step++;
+            for (int i = 0; i < parameters.Length; i++)
+            {
+                double g = Maximize ? -gradients[i] : gradients[i];
+                if (decoupled) parameters[i] -= Rate * Decay * parameters[i];
+                else g += Decay * parameters[i];
+                m[i] = Beta1 * m[i] + (1 - Beta1) * g;
+                v[i] = Beta2 * v[i] + (1 - Beta2) * g * g;
+                largest[i] = Math.Max(largest[i], v[i]);
+                double mean = m[i] / (1 - Math.Pow(Beta1, step));
+                double second = (Amsgrad ? largest[i] : v[i]) / (1 - Math.Pow(Beta2, step));
+                parameters[i] -= Rate * mean / (Math.Sqrt(second) + Eps);
+            }
+        }
+    }
+}

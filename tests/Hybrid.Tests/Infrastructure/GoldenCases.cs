@@ -1,0 +1,80 @@
+using System.Text.Json;
+using Hybrid.Checkpoints;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Infrastructure;
+
+/// <summary>
+/// Cases computed by the reference implementations: Golden/ops/OPERATION/CASE.safetensors beside the tests, or in the folder that the
+/// environment variable HYBRID_GOLDEN names (with or without the level "ops").
+/// </summary>
+public static class GoldenCases
+{
+    /// <summary>The case files of an operation, as theory data.</summary>
+    public static TheoryData<string> Of(string operation)
+    {
+        var files = Directory.GetFiles(Folder(operation), "*.safetensors").Order(StringComparer.Ordinal).ToArray();
+        return files.Length == 0
+            ? throw new InvalidOperationException($"no golden case in {Folder(operation)}")
+            : new TheoryData<string>(files.Select(file => Path.GetFileNameWithoutExtension(file)!));
+    }
+
+    /// <summary>The first case of an operation, for a test that needs any.</summary>
+    public static GoldenCase First(string operation) =>
+        new(Directory.GetFiles(Folder(operation), "*.safetensors").Order(StringComparer.Ordinal).First());
+
+    public static GoldenCase Load(string operation, string name) => new(Path.Combine(Folder(operation), name + ".safetensors"));
+
+    private static string Folder(string operation)
+    {
+        var root = Environment.GetEnvironmentVariable("HYBRID_GOLDEN") is { Length: > 0 } other
+            ? other
+            : Path.Combine(AppContext.BaseDirectory, "Golden");
+        var nested = Path.Combine(root, "ops", operation);
+        return Directory.Exists(nested) ? nested : Path.Combine(root, operation);
+    }
+}
+
+/// <summary>One case: inputs, results, cotangents and gradients by name, and the flags.</summary>
+public sealed class GoldenCase : IDisposable
+{
+    private readonly SafeTensorsFile file;
+    private readonly JsonElement flags;
+
+    public GoldenCase(string path)
+    {
+        file = SafeTensorsFile.Open(path);
+        using var document = JsonDocument.Parse(file.Metadata.GetValueOrDefault("flags", "{}"));
+        flags = document.RootElement.Clone();
+    }
+
+    public IEnumerable<string> Names => file.Names;
+
+    public bool Has(string name) => file.Contains(name);
+
+    public Tensor Get(string name) => file.Read(name);
+
+    public Tensor? Find(string name) => Has(name) ? Get(name) : null;
+
+    public JsonElement? Flag(string name) =>
+        flags.TryGetProperty(name, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
+
+    /// <summary>sum over outputs of upstream * output: the loss behind the gradients of a case.</summary>
+    public Tensor Loss(params (string Name, Tensor Value)[] outputs)
+    {
+        Tensor? loss = null;
+        foreach (var (name, value) in outputs)
+        {
+            if (Find("upstream." + name) is { } upstream)
+            {
+                var term = (upstream * value).sum();
+                loss = loss is null ? term : loss + term;
+            }
+        }
+
+        return loss ?? throw new InvalidOperationException("the case has no cotangent for these outputs");
+    }
+
+    public void Dispose() => file.Dispose();
+}

@@ -1,0 +1,90 @@
+using Hybrid.Kernels;
+using Hybrid.Layers;
+using Hybrid.Tests.Infrastructure;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Kernels;
+
+public class CausalConv1dTests
+{
+    // At most seven products a sum: float32 rounding only.
+    private const double Tolerance = 2e-6;
+
+    public static TheoryData<string> Cases => GoldenCases.Of("causal_conv1d");
+
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public void EqualsTheReferenceImplementation(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var golden = GoldenCases.Load("causal_conv1d", name);
+        var leaves = golden.Names.Where(tensor => tensor.StartsWith("in.", StringComparison.Ordinal))
+            .ToDictionary(tensor => tensor[3..], tensor => golden.Get(tensor).requires_grad_(true));
+        var weight = leaves["weight"];
+        var context = weight.size(1) - 1;
+        var history = leaves.GetValueOrDefault("initial_states") ?? leaves.GetValueOrDefault("conv_state");
+        var state = history is null ? null : Newest(history, context).transpose(1, 2);
+
+        var (y, final) = CausalConv1d.Apply(
+            leaves["x"].transpose(1, 2), weight, leaves.GetValueOrDefault("bias"), ActivationOf(golden), state);
+
+        TensorAssert.Close(golden.Get("out.y"), y.transpose(1, 2), Tolerance, $"{name} y");
+        var expectedState = golden.Find("out.final_states") ?? golden.Get("out.conv_state");
+        TensorAssert.Identical(Newest(expectedState, context), final.transpose(1, 2), $"{name} state");
+        if (golden.Has("upstream.y"))
+        {
+            golden.Loss(("y", y.transpose(1, 2))).backward();
+            foreach (var (key, leaf) in leaves.Where(leaf => golden.Has("grad." + leaf.Key)))
+            {
+                TensorAssert.Close(golden.Get("grad." + key), leaf.grad!, Tolerance, $"{name} gradient of {key}");
+            }
+        }
+    }
+
+    [Theory]
+    [InlineData(1, 1)]
+    [InlineData(2, 4)]
+    [InlineData(9, 3)]
+    public void GradientsAgreeWithFiniteDifferences(long time, long width)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(4);
+        FiniteDifferences.Check(
+            x =>
+            {
+                var (y, state) = CausalConv1d.Apply(x[0], x[1], x[2], Activation.Silu, x.Length > 3 ? x[3] : null);
+                return width == 1 ? [y] : [y, state];
+            },
+            width == 1
+                ? [Random(2, time, 3), Random(3, width), Random(3)]
+                : [Random(2, time, 3), Random(3, width), Random(3), Random(2, width - 1, 3)]);
+
+        static Tensor Random(params long[] shape) => randn(shape, dtype: ScalarType.Float64);
+    }
+
+    [Fact]
+    public void TapsDoNotReachIntoAnotherPackedSequence()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(6);
+        var (x, weight) = (randn(1, 9, 2), randn(2, 4));
+        var ids = tensor(new long[] { 5, 5, 5, 1, 1, 1, 1, 5, 5 }).unsqueeze(0);
+        var (packed, _) = CausalConv1d.Apply(x, weight, sequenceIds: ids);
+        foreach (var (start, length) in new[] { (0L, 3L), (3L, 4L), (7L, 2L) })
+        {
+            var (alone, _) = CausalConv1d.Apply(x.narrow(1, start, length), weight);
+            TensorAssert.Close(alone, packed.narrow(1, start, length), 1e-6, $"the sequence at {start}");
+        }
+    }
+
+    private static Tensor Newest(Tensor state, long count) => state.narrow(2, state.size(2) - count, count);
+
+    private static Activation ActivationOf(GoldenCase golden) => golden.Flag("activation")?.GetString() switch
+    {
+        null => Activation.Identity,
+        "silu" or "swish" => Activation.Silu,
+        var other => throw new InvalidOperationException($"unknown activation {other}"),
+    };
+}
