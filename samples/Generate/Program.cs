@@ -14,7 +14,7 @@ command.SetAction(async (parsed, cancellation) =>
 {
     try
     {
-        using var saved = TrainingCheckpoint.Open(parsed.GetValue(checkpoint)!);
+        var saved = TrainingCheckpoint.Open(parsed.GetValue(checkpoint)!);
         using var model = saved.LoadModel();
         var options = new GenerationOptions
         {

@@ -6,6 +6,7 @@ namespace Hybrid.Samples;
 internal sealed record CorpusText(string Text, string Description, string Prompt)
 {
     private static readonly string[] OwnFolders = ["src", "tests", "samples", "benchmarks"];
+    private static readonly string[] OwnPatterns = ["*.md", "*.cs"];
 
     /// <summary>Reads a file, or the repository's own Markdown and C# files in a fixed order.</summary>
     public static CorpusText Read(string? path)
@@ -34,7 +35,7 @@ internal sealed record CorpusText(string Text, string Description, string Prompt
     private static IEnumerable<string> Sources(string folder) =>
         !Directory.Exists(folder)
             ? []
-            : new[] { "*.md", "*.cs" }.SelectMany(pattern => Directory.GetFiles(folder, pattern, SearchOption.AllDirectories))
+            : OwnPatterns.SelectMany(pattern => Directory.GetFiles(folder, pattern, SearchOption.AllDirectories))
                 .Where(file => !file.Contains($"{Path.DirectorySeparatorChar}obj{Path.DirectorySeparatorChar}", StringComparison.Ordinal)
                     && !file.Contains($"{Path.DirectorySeparatorChar}bin{Path.DirectorySeparatorChar}", StringComparison.Ordinal));
 }

@@ -37,7 +37,7 @@ internal static class TrainAndGenerate
 
     private static int TrainThenGenerate(RunOptions options)
     {
-        using var checkpoint = options.Resume is null ? null : TrainingCheckpoint.Open(options.Resume);
+        var checkpoint = options.Resume is null ? null : TrainingCheckpoint.Open(options.Resume);
         var config = checkpoint?.Config ?? HybridConfig.Load(RepositoryFiles.Find(options.Config));
         var training = config.Training ?? new TrainingOptions();
         training = training with { Steps = options.Steps ?? training.Steps, Seed = options.Seed ?? training.Seed };

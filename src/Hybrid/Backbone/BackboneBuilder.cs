@@ -102,7 +102,11 @@ public sealed class BackboneBuilder
     /// <summary>Inside a block the router's branches are bare mixers: the block has the norm and the residual.</summary>
     private object? OptionsFor(string name)
     {
-        var options = mixerOptions.GetValueOrDefault(name);
-        return name == "hybrid_attention" ? (options as HybridAttentionOptions ?? new()) with { ResidualBranches = false } : options;
+        return (name, mixerOptions.GetValueOrDefault(name)) switch
+        {
+            ("hybrid_attention", null) => new HybridAttentionOptions { ResidualBranches = false },
+            ("hybrid_attention", HybridAttentionOptions options) => options with { ResidualBranches = false },
+            (_, var options) => options,
+        };
     }
 }

@@ -10,7 +10,7 @@ namespace Hybrid.Checkpoints;
 /// </summary>
 internal sealed class OptimizerSnapshot
 {
-    private readonly List<(AdamW.Options Options, List<(string Name, AdamW.State State)> Entries)> groups = [];
+    private readonly List<(AdamW.Options Options, List<Entry> Entries)> groups = [];
 
     /// <param name="model">Gives the names.</param>
     /// <param name="optimizer">An optimizer of parameters of the model.</param>
@@ -25,7 +25,7 @@ internal sealed class OptimizerSnapshot
         var states = new Queue<OptimizerState>(optimizer.state_dict().State);
         foreach (var group in optimizer.ParamGroups.Cast<AdamW.ParamGroup>())
         {
-            groups.Add((group.Options, [.. group.Parameters.Select(parameter => (NameOf(parameter), (AdamW.State)states.Dequeue()))]));
+            groups.Add((group.Options, [.. group.Parameters.Select(parameter => new Entry(NameOf(parameter), parameter, (AdamW.State)states.Dequeue()))]));
         }
 
         string NameOf(Parameter parameter) => names.TryGetValue(parameter.Handle, out var name)
@@ -40,7 +40,7 @@ internal sealed class OptimizerSnapshot
     public IReadOnlyList<OptimizerGroup> Groups =>
         [.. groups.Select(group => OptimizerGroup.Of(group.Options, [.. group.Entries.Select(entry => entry.Name)]))];
 
-    private IEnumerable<(string Name, AdamW.State State)> Entries => groups.SelectMany(group => group.Entries);
+    private IEnumerable<Entry> Entries => groups.SelectMany(group => group.Entries);
 
     /// <summary>Writes the tensors.</summary>
     public void Write(string path, IReadOnlyDictionary<string, string> metadata)
@@ -67,9 +67,12 @@ internal sealed class OptimizerSnapshot
             target.copy_(reader.Read(name, target, []));
         }
 
-        foreach (var (name, state) in Entries)
+        foreach (var (name, parameter, state) in Entries)
         {
+            // AdamW moves a parameter whose gradient is zero and passes over one that has none. zero_grad leaves zero where there ever
+            // was a gradient, that is, where steps were counted: so must the gradients of the resumed run be.
             state.step = reader.Read(name + ".step", like, []).item<long>();
+            parameter.grad = state.step > 0 ? zeros_like(parameter) : null;
         }
 
         for (var i = 0; i < groups.Count; i++)
@@ -78,9 +81,9 @@ internal sealed class OptimizerSnapshot
         }
     }
 
-    private static IEnumerable<(string Name, Tensor Tensor)> Moments((string Name, AdamW.State State) entry)
+    private static IEnumerable<(string Name, Tensor Tensor)> Moments(Entry entry)
     {
-        var (name, state) = entry;
+        var (name, _, state) = entry;
         yield return (name + ".exp_avg", state.exp_avg);
         yield return (name + ".exp_avg_sq", state.exp_avg_sq);
         if (state.max_exp_avg_sq is not null)
@@ -115,4 +118,6 @@ internal sealed class OptimizerSnapshot
             }
         }
     }
+
+    private sealed record Entry(string Name, Parameter Parameter, AdamW.State State);
 }

@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Buffers.Binary;
+using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using static TorchSharp.torch;
@@ -9,6 +10,9 @@ namespace Hybrid.Checkpoints;
 /// <content>Writing.</content>
 public sealed partial class SafeTensorsFile
 {
+    // Half a surrogate pair is an error; the JSON writer would put another character in its place, and two names might become one.
+    private static readonly UTF8Encoding Utf8 = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
+
     /// <summary>
     /// Writes a file by way of a temporary one beside it, which is flushed to disk and renamed: on an error nothing is left behind, and a
     /// file that was there before stays. Tensors are stored by falling alignment, then by name.
@@ -16,7 +20,7 @@ public sealed partial class SafeTensorsFile
     /// <param name="path">The file to write or to replace.</param>
     /// <param name="tensors">Names and tensors, of any shape and device.</param>
     /// <param name="metadata">Free text to store along; null for none.</param>
-    /// <exception cref="ArgumentException">A name comes twice, or the format lacks a dtype.</exception>
+    /// <exception cref="ArgumentException">A name comes twice or is no text, or the format lacks a dtype.</exception>
     public static void Write(
         string path, IEnumerable<(string Name, Tensor Tensor)> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
@@ -100,7 +104,7 @@ public sealed partial class SafeTensorsFile
         json.WriteStartObject(SafeTensorsHeaderReader.MetadataKey);
         foreach (var (key, text) in metadata)
         {
-            json.WriteString(key, text);
+            json.WriteString(Utf8.GetBytes(key), Utf8.GetBytes(text));
         }
 
         json.WriteEndObject();
@@ -108,7 +112,7 @@ public sealed partial class SafeTensorsFile
 
     private static void WriteEntry(Utf8JsonWriter json, Source entry, long begin)
     {
-        json.WriteStartObject(entry.Name);
+        json.WriteStartObject(Utf8.GetBytes(entry.Name));
         json.WriteString("dtype", SafeTensorsType.Name(entry.Type));
         json.WriteStartArray("shape");
         foreach (var size in entry.Shape)

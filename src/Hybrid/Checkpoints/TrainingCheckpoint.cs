@@ -10,7 +10,8 @@ namespace Hybrid.Checkpoints;
 /// <summary>
 /// A training run at one step, from which it goes on as if it had never stopped. It is a folder of <c>model.safetensors</c> (the weights,
 /// a shared one once), <c>config.toml</c>, <c>optimizer.safetensors</c> (the moments of AdamW by parameter name) and
-/// <c>training.json</c> (step, options of the optimizer, state of torch's CPU generator).
+/// <c>training.json</c> (step, options of the optimizer). <see cref="Training.LanguageModelTrainer"/> seeds torch anew at each step,
+/// so that there is no generator to restore.
 /// </summary>
 /// <remarks>
 /// <see cref="Save"/> leaves a complete checkpoint, the old one or the new one, whenever it is cut short: it writes the folder
@@ -81,7 +82,6 @@ public sealed class TrainingCheckpoint
             Version = TrainingState.CurrentVersion,
             Step = step,
             ValidationLoss = validationLoss,
-            RandomState = ReadRandomState(),
             OptimizerGroups = snapshot.Groups,
         };
         new CheckpointFolder(folder, Files).Replace(target =>
@@ -141,7 +141,8 @@ public sealed class TrainingCheckpoint
     }
 
     /// <summary>
-    /// Sets the state and the options of an optimizer, learning rates included. Everything is checked before anything is changed.
+    /// Sets the state and the options of an optimizer, learning rates included, and the gradients to what zero_grad would leave of those
+    /// of the run. Everything is checked before anything is changed.
     /// </summary>
     /// <param name="optimizer">An optimizer with the same parameters in the same groups.</param>
     /// <param name="model">The model whose parameters it has.</param>
@@ -150,30 +151,6 @@ public sealed class TrainingCheckpoint
     {
         using var file = OpenTensors(OptimizerFile);
         new OptimizerSnapshot(model, optimizer).Restore(file, PathOf(OptimizerFile), state.OptimizerGroups);
-    }
-
-    /// <summary>
-    /// Sets torch's CPU generator to where it was. Call it last: making a model draws from the generator. TorchSharp gives no access to
-    /// the generators of CUDA devices, so dropout there goes on with other masks.
-    /// </summary>
-    /// <exception cref="InvalidDataException">The state is of another generator than this libtorch has.</exception>
-    public void RestoreRandomState()
-    {
-        using var scope = NewDisposeScope();
-        var current = get_rng_state();
-        if (current.numel() != state.RandomState.Length)
-        {
-            throw new InvalidDataException(
-                $"{PathOf(StateFile)}: random_state: expected {current.numel()} bytes, as torch has; found {state.RandomState.Length}.");
-        }
-
-        set_rng_state(tensor(state.RandomState, dtype: ScalarType.Byte));
-    }
-
-    private static byte[] ReadRandomState()
-    {
-        using var scope = NewDisposeScope();
-        return get_rng_state().data<byte>().ToArray();
     }
 
     /// <summary>The tensors of a model with all their names: one that two modules share has two.</summary>

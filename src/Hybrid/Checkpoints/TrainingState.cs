@@ -30,9 +30,6 @@ internal sealed record TrainingState
     /// <summary>Loss on held-out data at this step, if it was measured.</summary>
     public double? ValidationLoss { get; init; }
 
-    /// <summary>State of torch's CPU generator, which draws dropout masks and random batches.</summary>
-    public required byte[] RandomState { get; init; }
-
     /// <summary>The parameter groups of the optimizer.</summary>
     public required IReadOnlyList<OptimizerGroup> OptimizerGroups { get; init; }
 

@@ -5,7 +5,7 @@ using Tomlyn.Serialization;
 
 namespace Hybrid.Configuration;
 
-/// <summary>A value of a TOML file and where its key stands. Tables are <see cref="ConfigTable"/>, other values as Tomlyn reads them.</summary>
+/// <summary>A value of a TOML file and where its key stands: a <see cref="ConfigTable"/>, or what Tomlyn reads.</summary>
 internal sealed record ConfigEntry(ConfigPlace Place, object Value);
 
 /// <summary>A TOML table whose keys know where they stand.</summary>
@@ -30,8 +30,8 @@ internal sealed class ConfigTable
             // The deserialiser takes the last of two values under one key; the syntax parser refuses the second.
             SyntaxParser.ParseStrict(toml, file);
             var places = new TomlMetadataStore();
-            var table = TomlSerializer.Deserialize<TomlTable>(toml, new TomlSerializerOptions { SourceName = file, MetadataStore = places })!;
-            return Read(table, new ConfigPlace(file, "", null, 1, 1), places);
+            var options = new TomlSerializerOptions { SourceName = file, MetadataStore = places };
+            return Read(TomlSerializer.Deserialize<TomlTable>(toml, options)!, new ConfigPlace(file, "", null, 1, 1), places);
         }
         catch (TomlException error)
         {
@@ -62,10 +62,9 @@ internal sealed class ConfigTable
         {
             if (!known.Contains(key))
             {
-                var names = string.Join(", ", known.Distinct().Order(StringComparer.Ordinal));
-                var hint = NearestName.Hint(key, known);
-                throw entry.Place.Wrong(
-                    $"one of {names}", key, $"unknown {(entry.Value is ConfigTable ? "table" : "key")}{(hint.Length > 0 ? hint : $"; known: {names}")}");
+                var names = known.Distinct().Order(StringComparer.Ordinal).ToArray();
+                var kind = entry.Value is ConfigTable ? "table" : "key";
+                throw entry.Place.Wrong($"one of {string.Join(", ", names)}", key, $"unknown {kind}{NearestName.HintOrNames(key, names)}");
             }
         }
     }

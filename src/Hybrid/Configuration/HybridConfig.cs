@@ -25,7 +25,7 @@ public sealed record HybridConfig
     /// <summary>Reads a file.</summary>
     /// <param name="path">The file, in UTF-8.</param>
     /// <returns>The configuration, validated.</returns>
-    /// <exception cref="HybridConfigException">The file is not TOML, has an unknown key or table, or a value is not what it should be.</exception>
+    /// <exception cref="HybridConfigException">The file is not TOML, or a key or a value in it is wrong.</exception>
     /// <exception cref="IOException">The file cannot be read.</exception>
     public static HybridConfig Load(string path) => Parse(File.ReadAllText(path), path);
 
@@ -33,7 +33,7 @@ public sealed record HybridConfig
     /// <param name="toml">The text; it must hold [model] or [modules].</param>
     /// <param name="sourceName">What error texts call it.</param>
     /// <returns>The configuration, validated.</returns>
-    /// <exception cref="HybridConfigException">The text is not TOML, has an unknown key or table, or a value is not what it should be.</exception>
+    /// <exception cref="HybridConfigException">The text is not TOML, or a key or a value in it is wrong.</exception>
     public static HybridConfig Parse(string toml, string sourceName = "configuration") => HybridConfigReader.Read(toml, sourceName);
 
     /// <summary>

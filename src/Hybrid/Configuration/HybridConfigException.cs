@@ -26,7 +26,7 @@ public sealed class HybridConfigException : Exception
     /// <summary>Column of the key, from 1.</summary>
     public int Column { get; }
 
-    /// <summary>Dotted path of the key, such as <c>model.mamba.d_state</c> or <c>model.layers[2]</c>; empty where the text is not TOML.</summary>
+    /// <summary>Dotted path, such as <c>model.mamba.d_state</c> or <c>model.layers[2]</c>; empty for the whole file.</summary>
     public string Key { get; }
 
     /// <summary>What would have been right, such as <c>an integer</c>.</summary>

@@ -43,13 +43,17 @@ internal static class HybridConfigReader
     }
 
     /// <summary>What is registered under the name that an entry gives.</summary>
-    public static MixerRegistration Registration(ConfigPlace place, string name) =>
-        MixerRegistry.TryGet(name, out var registration)
-            ? registration
-            : throw place.Wrong(
-                $"one of {string.Join(", ", MixerRegistry.Names)}",
-                $"\"{name}\"",
-                $"there is no mixer '{name}'{NearestName.Hint(name, MixerRegistry.Names)}; known: {string.Join(", ", MixerRegistry.Names)}");
+    public static MixerRegistration Registration(ConfigPlace place, string name)
+    {
+        if (MixerRegistry.TryGet(name, out var registration))
+        {
+            return registration;
+        }
+
+        var names = MixerRegistry.Names;
+        throw place.Wrong(
+            $"one of {string.Join(", ", names)}", $"\"{name}\"", $"there is no mixer '{name}'{NearestName.HintOrNames(name, names)}");
+    }
 
     private static TrainingOptions ReadTraining(ConfigTable table)
     {
@@ -93,8 +97,9 @@ internal static class HybridConfigReader
         var used = pattern.Mixers.Distinct().ToArray();
         foreach (var name in table.Keys.Intersect(MixerRegistry.Names).Except(used))
         {
+            var names = string.Join(", ", used);
             throw table.Find(name)!.Place.Wrong(
-                $"a mixer of the layers: {string.Join(", ", used)}", name, $"no layer has this mixer; the layers have {string.Join(", ", used)}");
+                $"a mixer of the layers: {names}", name, $"no layer has this mixer; the layers have {names}");
         }
 
         foreach (var name in used)

@@ -65,5 +65,5 @@ internal static class HybridConfigWriter
 
     private static void WriteHeader(StringBuilder text, string path) => text.Append(text.Length > 0 ? "\n" : "").Append($"[{path}]\n");
 
-    private static void WriteLine(StringBuilder text, string key, object value) => text.Append(key).Append(" = ").Append(TomlLiteral.Of(value)).Append('\n');
+    private static void WriteLine(StringBuilder text, string key, object value) => text.Append($"{key} = {TomlLiteral.Of(value)}\n");
 }

@@ -38,8 +38,7 @@ public sealed class ModuleStack : nn.Module<Tensor, Tensor>
     public SequenceMixer this[string name] =>
         Array.IndexOf(names, name) is >= 0 and var i
             ? mixers[i]
-            : throw new ArgumentException(
-                $"ModuleStack: there is no module '{name}'{NearestName.Hint(name, names)}; there are: {string.Join(", ", names)}.", nameof(name));
+            : throw new ArgumentException($"ModuleStack: there is no module '{name}'{NearestName.HintOrNames(name, names)}", nameof(name));
 
     /// <summary>Creates the state of all modules for sequences that have seen no token yet.</summary>
     /// <param name="batchSize">Number of sequences B; at least 1.</param>
@@ -61,7 +60,8 @@ public sealed class ModuleStack : nn.Module<Tensor, Tensor>
         var shape = input.shape;
         if (shape is not [>= 1, >= 1, var width] || width != Width)
         {
-            throw new ArgumentException($"ModuleStack: the input must be [B, T, {Width}] with B, T >= 1; got [{string.Join(", ", shape)}].", nameof(input));
+            throw new ArgumentException(
+                $"ModuleStack: the input must be [B, T, {Width}] with B, T >= 1; got [{string.Join(", ", shape)}].", nameof(input));
         }
 
         using var scope = NewDisposeScope();
@@ -81,7 +81,8 @@ public sealed class ModuleStack : nn.Module<Tensor, Tensor>
         null => null,
         CompositeState composite when composite.Parts.Count == mixers.Length && composite.BatchSize == batchSize => composite,
         _ => throw new ArgumentException(
-            $"ModuleStack: the state must be made by CreateState({batchSize}) of this stack; got a {state.GetType().Name} of {state.BatchSize} sequences.",
+            $"ModuleStack: the state must be made by CreateState({batchSize}) of this stack; got a {state.GetType().Name} of " +
+            $"{state.BatchSize} sequences.",
             nameof(state)),
     };
 }

@@ -1,8 +1,8 @@
 namespace Hybrid.Configuration;
 
 /// <summary>
-/// Reads <c>[modules] active = [...]</c> and a <c>[modules.name]</c> table a module: <c>enabled</c>, <c>hidden_size</c> and that module's own
-/// options. Tables of modules that are not active are checked and otherwise left alone.
+/// Reads <c>[modules] active = [...]</c> and a <c>[modules.name]</c> table a module: <c>enabled</c>, <c>hidden_size</c> and that module's
+/// own options. Tables of modules that are not active are checked and otherwise left alone.
 /// </summary>
 internal static class ModulesSection
 {
@@ -71,7 +71,8 @@ internal static class ModulesSection
             }
         }
 
-        var options = HybridConfigReader.ReadMixer(table, HybridConfigReader.Registration(table.Place, name).OptionsType, width, EnabledKey);
+        var optionsType = HybridConfigReader.Registration(table.Place, name).OptionsType;
+        var options = HybridConfigReader.ReadMixer(table, optionsType, width, EnabledKey);
         return new Module(name, enabled, width, table.Find(WidthKey)?.Place ?? table.Place.Under(WidthKey), options);
     }
 
@@ -79,7 +80,8 @@ internal static class ModulesSection
     {
         var width = new ModuleStackOptions().HiddenSize;
         var options = Activator.CreateInstance(HybridConfigReader.Registration(place, name).OptionsType)!;
-        OptionsBinder.Validate(options, null, place, width);
-        return new Module(name, true, width, place, options);
+        var tablePlace = place with { Key = name };
+        OptionsBinder.Validate(options, null, tablePlace, width);
+        return new Module(name, true, width, tablePlace.Under(WidthKey), options);
     }
 }

@@ -3,7 +3,7 @@ namespace Hybrid.Configuration;
 /// <summary>Finds the name that was probably meant by a misspelt one.</summary>
 internal static class NearestName
 {
-    /// <summary>The known name nearest to <paramref name="name"/>; null where none is near: more than a third of the letters differ.</summary>
+    /// <summary>The known name nearest to <paramref name="name"/>; null where more than a third of the letters differ.</summary>
     public static string? Find(string name, IEnumerable<string> known)
     {
         string? nearest = null;
@@ -23,6 +23,10 @@ internal static class NearestName
     /// <summary>The end of an error text: <c>"; did you mean 'x'?"</c>, or nothing where no name is near.</summary>
     public static string Hint(string name, IEnumerable<string> known) =>
         Find(name, known) is { } nearest ? $"; did you mean '{nearest}'?" : "";
+
+    /// <summary>The hint, or <c>"; known: a, b"</c> where no name is near.</summary>
+    public static string HintOrNames(string name, IReadOnlyCollection<string> known) =>
+        Hint(name, known) is { Length: > 0 } hint ? hint : $"; known: {string.Join(", ", known)}";
 
     /// <summary>Letters to insert, delete, replace, or swap with their neighbour to turn one text into the other.</summary>
     private static int Distance(string from, string to)

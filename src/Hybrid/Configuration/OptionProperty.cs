@@ -29,7 +29,8 @@ internal sealed class OptionProperty
     /// <summary>The properties of a record that TOML can state, in the order of their declaration.</summary>
     public static IReadOnlyList<OptionProperty> Of(Type record) =>
         [.. record.GetProperties(BindingFlags.Public | BindingFlags.Instance)
-            .Where(property => property.SetMethod is { IsPublic: true } && (IsValue(property.PropertyType) || IsOptionRecord(property.PropertyType)))
+            .Where(property => property.SetMethod is { IsPublic: true })
+            .Where(property => IsValue(property.PropertyType) || IsOptionRecord(property.PropertyType))
             .Select(property => new OptionProperty(property))];
 
     /// <summary>True for a type that a TOML value, not a table, can state.</summary>

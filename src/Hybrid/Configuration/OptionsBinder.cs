@@ -19,9 +19,13 @@ internal static partial class OptionsBinder
     {
         var properties = OptionProperty.Of(record);
         table.RejectUnknown([.. properties.Select(property => property.Key), .. alsoKnown, .. width is null ? [] : new[] { WidthKey }]);
-        if (width is { } expected && table.Find(WidthKey) is { } entry && (long)ConfigValue.Convert(entry, typeof(long)) is var found && found != expected)
+        if (width is { } expected && table.Find(WidthKey) is { } entry)
         {
-            throw entry.Place.Wrong($"{expected}, the hidden_size around it", $"{found}");
+            var found = (long)ConfigValue.Convert(entry, typeof(long));
+            if (found != expected)
+            {
+                throw entry.Place.Wrong($"{expected}, the hidden_size around it", $"{found}");
+            }
         }
 
         var options = Activator.CreateInstance(record)!;
@@ -97,6 +101,6 @@ internal static partial class OptionsBinder
     [GeneratedRegex(@"\b[A-Z]\w*\b")]
     private static partial Regex Word();
 
-    [GeneratedRegex("^((?<subject>.+?) must be )?(?<expected>.+); got (?<found>.+)$", RegexOptions.Singleline | RegexOptions.ExplicitCapture)]
+    [GeneratedRegex("^((?<subject>.+?) must be )?(?<expected>.+); got (?<found>.+)$", RegexOptions.ExplicitCapture)]
     private static partial Regex Rule();
 }

@@ -1,5 +1,6 @@
 using Hybrid.Attention;
 using Hybrid.Backbone;
+using Hybrid.Layers;
 using Hybrid.Routing;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -15,10 +16,10 @@ namespace Hybrid.Modeling;
 /// </summary>
 public sealed class CausalLanguageModel : Module<Tensor, Tensor>
 {
-    private const double EmbeddingDeviation = 0.02;
+    private const double InitialDeviation = 0.02;
 
     [ComponentName(Name = "embedding")]
-    private readonly Embedding embedding;
+    private readonly TokenEmbedding embedding;
 
     [ComponentName(Name = "dropout")]
     private readonly Dropout? dropout;
@@ -37,7 +38,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
     {
         options.Validate();
         Options = options;
-        embedding = Embedding(options.VocabSize, options.HiddenSize);
+        embedding = new TokenEmbedding(options.VocabSize, options.HiddenSize, InitialDeviation);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         backbone = BuildBackbone(options);
         head = options.TieEmbeddings ? null : Linear(options.HiddenSize, options.VocabSize, hasBias: false);
@@ -59,7 +60,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
     public IReadOnlyList<HybridAttention> Routers => [.. backbone.Blocks.Select(block => block.Mixer).OfType<HybridAttention>()];
 
     /// <summary>The device of the weights.</summary>
-    public Device Device => embedding.weight!.device;
+    public Device Device => embedding.Weight.device;
 
     /// <summary>Number of parameters; a tied head counts once.</summary>
     /// <returns>The number of scalar weights.</returns>
@@ -139,7 +140,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         return backbone.forward(dropout?.call(embedded) ?? embedded, context);
     }
 
-    private Tensor Head(Tensor hidden) => head?.call(hidden) ?? functional.linear(hidden, embedding.weight!);
+    private Tensor Head(Tensor hidden) => head?.call(hidden) ?? functional.linear(hidden, embedding.Weight);
 
     private static HybridBackbone BuildBackbone(LanguageModelOptions options)
     {
@@ -182,8 +183,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        embedding.weight!.normal_(0, EmbeddingDeviation);
-        head?.weight.normal_(0, EmbeddingDeviation);
+        head?.weight.normal_(0, InitialDeviation);
         var branches = backbone.Blocks.Count * (Options.FeedForward is null ? 1 : 2);
         foreach (var weight in backbone.Blocks.SelectMany(block => block.ResidualOutputWeights))
         {

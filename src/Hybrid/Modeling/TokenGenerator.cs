@@ -13,6 +13,9 @@ public sealed class TokenGenerator : IDisposable
     private readonly TokenSampler sampler;
     private readonly HashSet<int> seen = [];
 
+    // Tokens of the sequence that the state has not consumed: the last one that was chosen, or a prompt that was not run.
+    private long[] pending = [];
+
     /// <param name="model">The model; it is put into evaluation mode.</param>
     /// <param name="options">How to choose tokens; null means the defaults.</param>
     public TokenGenerator(CausalLanguageModel model, GenerationOptions? options = null)
@@ -23,7 +26,7 @@ public sealed class TokenGenerator : IDisposable
         State = model.CreateState(1);
     }
 
-    /// <summary>The state after the tokens so far; it stays the generator's own.</summary>
+    /// <summary>The state after the tokens so far, save the last one chosen; it stays the generator's own.</summary>
     public CompositeState State { get; }
 
     /// <summary>Continues a prompt. May be called again: the next prompt then follows what was generated.</summary>
@@ -41,19 +44,20 @@ public sealed class TokenGenerator : IDisposable
 
     private IEnumerable<int> Continue(IReadOnlyList<int> prompt)
     {
-        long[] next = [.. prompt.Select(token => (long)token)];
+        pending = [.. pending, .. prompt];
         seen.UnionWith(prompt);
-        for (var count = 0; count < options.MaxNewTokens && State.Position + next.Length <= model.Options.MaxSeqLen; count++)
+        for (var count = 0; count < options.MaxNewTokens && State.Position + pending.Length < model.Options.MaxSeqLen; count++)
         {
-            var token = Step(next);
+            var token = Step(pending);
+            pending = [];
             if (options.StopTokens.Contains(token))
             {
                 yield break;
             }
 
-            yield return token;
             seen.Add(token);
-            next = [token];
+            pending = [token];
+            yield return token;
         }
     }
 
@@ -79,11 +83,11 @@ public sealed class TokenGenerator : IDisposable
             throw new ArgumentException("TokenGenerator: the prompt must have at least one token; got none.", nameof(prompt));
         }
 
-        if (State.Position + prompt.Count > model.Options.MaxSeqLen)
+        var total = State.Position + pending.Length + prompt.Count;
+        if (total > model.Options.MaxSeqLen)
         {
             throw new ArgumentException(
-                $"TokenGenerator: the sequence would have {State.Position + prompt.Count} tokens; max_seq_len is {model.Options.MaxSeqLen}.",
-                nameof(prompt));
+                $"TokenGenerator: the sequence would have {total} tokens; max_seq_len is {model.Options.MaxSeqLen}.", nameof(prompt));
         }
 
         foreach (var token in prompt)

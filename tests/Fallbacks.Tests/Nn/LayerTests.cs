@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using TorchSharp;
+using Xunit;
 using static TorchSharp.torch;
 
 namespace Fallbacks.Tests.Nn;
@@ -88,6 +89,11 @@ public sealed class LayerTests
         Values.Set(conv.weight, [1, 10, 100]);
 
         Values.Near([214, 321, 432, 143], conv.call(Values.Tensor([1, 2, 3, 4], 1, 1, 4)));
+
+        // Three in all to keep the length: one before, two after.
+        var even = nn.Conv1d(1, 1, 4, Padding.Same, padding_mode: PaddingModes.Circular, bias: false, dtype: ScalarType.Float64);
+        Values.Set(even.weight, [1, 10, 100, 1000]);
+        Values.Near([3214, 4321, 1432, 2143], even.call(Values.Tensor([1, 2, 3, 4], 1, 1, 4)));
     }
 
     [Fact]

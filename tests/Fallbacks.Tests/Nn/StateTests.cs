@@ -2,6 +2,7 @@ using System.Runtime.InteropServices;
 using System.Text;
 using TorchSharp;
 using TorchSharp.Modules;
+using Xunit;
 using static TorchSharp.torch;
 
 namespace Fallbacks.Tests.Nn;

@@ -24,7 +24,8 @@ public class NearestNameTests
     public void Find_OfTwoEquallyNear_GivesTheFirstByLetters() => Assert.Equal("ab", NearestName.Find("aa", ["ba", "ac", "ab"]));
 
     [Fact]
-    public void Find_PrefersTheName_ItselfKnown() => Assert.Equal("num_heads", NearestName.Find("num_heads", ["num_head", "num_heads", "num_headz"]));
+    public void Find_OfAKnownName_GivesTheName() =>
+        Assert.Equal("num_heads", NearestName.Find("num_heads", ["num_head", "num_heads", "num_headz"]));
 
     [Fact]
     public void Hint_IsTheEndOfASentence_OrNothing()

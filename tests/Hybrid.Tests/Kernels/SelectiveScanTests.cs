@@ -13,11 +13,28 @@ public class SelectiveScanTests
 
     public static TheoryData<string> Cases => GoldenCases.Of("selective_scan");
 
+    /// <summary>Every case with the kernel that the dispatcher picks, and with the reference kernel.</summary>
+    public static TheoryData<string, bool> CasesAndKernels
+    {
+        get
+        {
+            var data = new TheoryData<string, bool>();
+            foreach (var row in Cases)
+            {
+                data.Add(row.Data, false);
+                data.Add(row.Data, true);
+            }
+
+            return data;
+        }
+    }
+
     [Theory]
-    [MemberData(nameof(Cases))]
-    public void EqualsTheReferenceImplementation(string name)
+    [MemberData(nameof(CasesAndKernels))]
+    public void EqualsTheReferenceImplementation(string name, bool referenceKernel)
     {
         using var scope = NewDisposeScope();
+        using var kernels = new KernelChoice(referenceKernel);
         using var golden = GoldenCases.Load("selective_scan", name);
         var inputs = Inputs(golden);
         var (y, state) = Run(inputs, golden.Flag("delta_softplus")?.GetBoolean() ?? false);
@@ -79,6 +96,77 @@ public class SelectiveScanTests
             inputs);
     }
 
+    [Theory]
+    [InlineData(1, 1, 1, 1)]
+    [InlineData(2, 2, 3, 2)]
+    [InlineData(1, 63, 15, 5)]
+    [InlineData(3, 32, 16, 16)]
+    [InlineData(2, 33, 17, 16)]
+    [InlineData(1, 100, 129, 7)]
+    [InlineData(2, 65, 260, 3)]
+    public void TheCpuKernelEqualsTheReferenceKernel(long batch, long time, long channels, long stateSize)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(9);
+        Tensor[] inputs =
+        [
+            randn(batch, time, channels), randn(batch, time, channels), -randn(channels, stateSize).exp(), randn(batch, time, stateSize),
+            randn(batch, time, stateSize), randn(channels), randn(batch, time, channels), randn(channels), randn(batch, channels, stateSize),
+        ];
+        var (upstreamY, upstreamState) = (randn(batch, time, channels), randn(batch, channels, stateSize));
+        Assert.True(SelectiveScan.CanRunOnCpu(inputs[0], inputs[3], inputs[4], null, out var reason), reason);
+
+        var fast = Results(false);
+        var reference = Results(true);
+        for (var i = 0; i < fast.Count; i++)
+        {
+            TensorAssert.Close(reference[i], fast[i], Tolerance, $"tensor {i} of y, state and the gradients of the inputs");
+        }
+
+        List<Tensor> Results(bool referenceKernel)
+        {
+            using var kernels = new KernelChoice(referenceKernel);
+            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
+            var (y, state) = SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, x[8]);
+            ((y * upstreamY).sum() + (state * upstreamState).sum()).backward();
+            return [y, state, .. x.Select(leaf => leaf.grad!)];
+        }
+    }
+
+    [Fact]
+    public void TheRecurrenceDoesNotDependOnTheNumberOfThreads()
+    {
+        // Without softplus and gate: libtorch's own element-wise functions round differently at the seams between its threads.
+        using var scope = NewDisposeScope();
+        manual_seed(10);
+        var (u, delta, b, c) = (randn(3, 70, 300), rand(3, 70, 300), randn(3, 70, 6), randn(3, 70, 6));
+        var upstream = randn(3, 70, 300);
+        var a = -randn(300, 6).exp();
+        var threads = get_num_threads();
+        try
+        {
+            set_num_threads(1);
+            var one = Results();
+            set_num_threads(2);
+            foreach (var (expected, actual) in one.Zip(Results()))
+            {
+                TensorAssert.Identical(expected, actual, "one thread and two");
+            }
+        }
+        finally
+        {
+            set_num_threads(threads);
+        }
+
+        Tensor[] Results()
+        {
+            var x = new[] { u, delta, a, b, c }.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
+            var (y, state) = SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4]);
+            (y * upstream).sum().backward();
+            return [y, state, .. x.Select(leaf => leaf.grad!)];
+        }
+    }
+
     [Fact]
     public void TheOutputDependsOnC()
     {
@@ -118,6 +206,16 @@ public class SelectiveScanTests
         Assert.StartsWith("SelectiveScan: delta must be [2, 5, 3]; got [2, 4, 3].", error.Message, StringComparison.Ordinal);
         error = Assert.Throws<ArgumentException>(() => SelectiveScan.Apply(u, u, a, zeros(2, 5, 2, 4), bc));
         Assert.Contains("B must be [2, 5, 4], [2, 5, G, 4] with G dividing 3, or [3, 4]; got [2, 5, 2, 4].", error.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Forces the reference kernel, or the dispatcher's choice, for a while.</summary>
+    private sealed class KernelChoice : IDisposable
+    {
+        private readonly bool before = KernelDispatcher.ReferenceOnly;
+
+        public KernelChoice(bool referenceOnly) => KernelDispatcher.ReferenceOnly = referenceOnly;
+
+        public void Dispose() => KernelDispatcher.ReferenceOnly = before;
     }
 
     private static Tensor Random(params long[] shape) => randn(shape, dtype: ScalarType.Float64);

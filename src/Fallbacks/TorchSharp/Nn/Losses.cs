@@ -40,6 +40,13 @@ namespace TorchSharp
     {
         public static partial class nn
         {
+            public enum Reduction : long
+            {
+                None = 0,
+                Mean = 1,
+                Sum = 2,
+            }
+
             public static Modules.CrossEntropyLoss CrossEntropyLoss(Tensor? weight = null, long? ignore_index = null, Reduction reduction = Reduction.Mean) =>
                 new(weight, ignore_index, reduction);
         }

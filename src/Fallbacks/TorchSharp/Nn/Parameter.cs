@@ -22,13 +22,6 @@ namespace TorchSharp
         public static partial class nn
         {
             public static Modules.Parameter Parameter(Tensor data, bool requires_grad = true) => new(data, requires_grad);
-
-            public enum Reduction : long
-            {
-                None = 0,
-                Mean = 1,
-                Sum = 2,
-            }
         }
     }
 }

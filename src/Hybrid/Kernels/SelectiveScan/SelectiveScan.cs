@@ -39,7 +39,9 @@ public static partial class SelectiveScan
     {
         Validate(u, delta, A, B, C, D, z, deltaBias, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart);
+        var (y, state) = CanRunOnCpu(u, B, C, restart, out _)
+            ? Cpu(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask)
+            : Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 

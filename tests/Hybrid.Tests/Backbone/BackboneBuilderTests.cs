@@ -1,0 +1,99 @@
+using Hybrid.Attention;
+using Hybrid.Backbone;
+using Hybrid.Mixers;
+using Hybrid.Routing;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Backbone;
+
+public class BackboneBuilderTests
+{
+    [Fact]
+    public void TheDefaultIsSixLayersWithAttentionAtEveryThird()
+    {
+        using var backbone = new BackboneBuilder(16).Build();
+        Assert.Equal("m m a m m a", backbone.Pattern.ToString());
+        Assert.Equal(
+            [typeof(MambaMixer), typeof(MambaMixer), typeof(MultiHeadAttention), typeof(MambaMixer), typeof(MambaMixer), typeof(MultiHeadAttention)],
+            backbone.Blocks.Select(block => block.Mixer.GetType()));
+        Assert.Equal((16, 16), (backbone.InputWidth, backbone.OutputSize));
+    }
+
+    [Fact]
+    public void OptionsReachEveryLayerOfTheirMixer()
+    {
+        using var backbone = new BackboneBuilder(8)
+            .WithPattern(LayerPattern.Cycle(4, ["mamba", "attention"]))
+            .WithMixer("mamba", new MambaOptions { DState = 3 })
+            .WithMixer("attention", new AttentionOptions { NumHeads = 2, HeadDim = 6 })
+            .WithBlocks(new BlockOptions { FeedForward = new() { IntermediateSize = 6 } })
+            .Build();
+        foreach (var layer in new[] { 0, 2 })
+        {
+            Assert.Equal([16, 3], backbone.get_parameter($"layers.{layer}.mixer.A_log")!.shape);
+            Assert.Equal([12, 8], backbone.get_parameter($"layers.{layer + 1}.mixer.q_proj.weight")!.shape);
+            Assert.Equal([6, 8], backbone.get_parameter($"layers.{layer}.ffn.up_proj.weight")!.shape);
+        }
+    }
+
+    [Fact]
+    public void ARouterInABlockLeavesNormsAndResidualsToTheBlock()
+    {
+        using var backbone = new BackboneBuilder(8)
+            .WithPattern(LayerPattern.Cycle(1, ["hybrid_attention"]))
+            .WithMixer("hybrid_attention", new HybridAttentionOptions { MambaThreshold = 9, AttentionConfig = new() { NumHeads = 2 } })
+            .Build();
+        var router = Assert.IsType<HybridAttention>(backbone.Blocks[0].Mixer);
+        Assert.Equal(9, router.Decide(4).Threshold);
+        Assert.Equal(
+            ["layers.0.norm.weight", "norm_f.weight"],
+            backbone.state_dict().Keys.Where(key => key.Contains("norm", StringComparison.Ordinal)).Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public void OneSeedGivesOneBackbone()
+    {
+        using var scope = NewDisposeScope();
+        var builder = new BackboneBuilder(16);
+        manual_seed(4);
+        using var first = builder.Build();
+        manual_seed(4);
+        using var second = builder.Build();
+        Assert.All(first.state_dict(), entry => Assert.True(entry.Value.eq(second.state_dict()[entry.Key]).all().ToBoolean(), entry.Key));
+    }
+
+    [Fact]
+    public void ErrorsNameTheLayer()
+    {
+        Expect(
+            "BackboneBuilder: layer 1 ('mambo') cannot be built: MixerRegistry: there is no mixer 'mambo'",
+            new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(3, ["mamba", "mambo"])));
+        Expect(
+            "BackboneBuilder: layer 2 ('attention') cannot be built: AttentionOptions.NumHeads must be at least 1; got 0.",
+            new BackboneBuilder(8).WithMixer("attention", new AttentionOptions { NumHeads = 0 }));
+        Expect(
+            "BackboneBuilder: layer 0 ('mamba') cannot be built: MixerRegistry: 'mamba' takes MambaOptions; got AttentionOptions.",
+            new BackboneBuilder(8).WithMixer("mamba", new AttentionOptions()));
+        Expect(
+            "BackboneBuilder: layer 0 ('mamba') cannot be built: BlockOptions.NormEps must be positive; got -1.",
+            new BackboneBuilder(8).WithBlocks(new BlockOptions { NormEps = -1 }));
+        Expect(
+            "BackboneBuilder: layer 0 ('hybrid_attention') cannot be built: MixerRegistry: 'hybrid_attention' takes HybridAttentionOptions; got MambaOptions.",
+            new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(1, ["hybrid_attention"])).WithMixer("hybrid_attention", new MambaOptions()));
+        Expect(
+            "BackboneBuilder: options are given for 'mamba', but no layer has it; the layers are attention, attention.",
+            new BackboneBuilder(8).WithPattern(LayerPattern.Every(2, 1)).WithMixer("mamba", new MambaOptions()));
+
+        static void Expect(string text, BackboneBuilder builder) =>
+            Assert.StartsWith(text, Assert.ThrowsAny<ArgumentException>(builder.Build).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void WidthsBelowOneAreRefused()
+    {
+        Assert.Throws<ArgumentOutOfRangeException>(() => new BackboneBuilder(0));
+        Assert.Throws<ArgumentOutOfRangeException>(() => new BackboneBuilder(8).WithInputWidth(0));
+    }
+}
