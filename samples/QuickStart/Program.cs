@@ -4,8 +4,6 @@ using Hybrid.Training;
 
 var config = HybridConfig.Load("configs/tiny.toml");
 using var model = new CausalLanguageModel(config.Model!);
-Console.WriteLine($"{model.Backbone.Pattern}, {model.CountParameters():N0} parameters");
-
 var text = string.Concat(Enumerable.Repeat("the quick brown fox jumps over the lazy dog. ", 200));
 var corpus = new TokenCorpus(model.Tokenizer!.Encode(text), validationFraction: 0.1);
 using var trainer = new LanguageModelTrainer(model, corpus, config.Training! with { Steps = 60, WarmupSteps = 10 });

@@ -8,6 +8,8 @@ namespace Hybrid.Samples;
 internal sealed class TrainingLoop : IDisposable
 {
     private const int PlainLineEvery = 50;
+    private const int QuickWindows = 128;
+    private const int FinalWindows = 1024;
 
     private readonly LanguageModelTrainer trainer;
     private readonly TrainingOptions options;
@@ -78,9 +80,10 @@ internal sealed class TrainingLoop : IDisposable
     {
         var current = trainer.TrainStep(step);
         loss = double.IsNaN(loss) ? current : (0.95 * loss) + (0.05 * current);
-        if ((step + 1) % options.EvalEvery == 0 || step + 1 == options.Steps)
+        var last = step + 1 == options.Steps;
+        if (last || (step + 1) % options.EvalEvery == 0)
         {
-            validation = trainer.Evaluate();
+            validation = trainer.Evaluate(last ? FinalWindows : QuickWindows);
         }
     }
 

@@ -1,3 +1,4 @@
+using Hybrid.Checkpoints;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -32,6 +33,20 @@ public sealed class KeyValueState : MixerState
 
     /// <inheritdoc/>
     private protected override IReadOnlyList<int> FreeDimensions => [2];
+
+    internal override Action PrepareRestore(StateReader reader, string prefix, long[] newPositions)
+    {
+        var commit = base.PrepareRestore(reader, prefix, newPositions);
+        var slots = reader.Size(prefix + "k", 2);
+        if (newPositions.Max() > slots || slots != reader.Size(prefix + "v", 2) || newPositions.Max() > maxLength)
+        {
+            throw reader.Mismatch(
+                $"keys and values of at least {newPositions.Max()} tokens{(maxLength is null ? "" : $", at most {maxLength}")}",
+                $"{slots} and {reader.Size(prefix + "v", 2)}");
+        }
+
+        return commit;
+    }
 
     internal static KeyValueState Create(long batch, long heads, long width, long? maxLength, ScalarType dtype, Device device)
     {

@@ -99,14 +99,25 @@ public sealed class BackboneBuilder
         }
     }
 
-    /// <summary>Inside a block the router's branches are bare mixers: the block has the norm and the residual.</summary>
+    /// <summary>
+    /// Inside a block the router's branches are bare mixers: the block has the norm, the residual and the feed-forward layer. What the
+    /// router's options say of those would have no effect, so it is refused.
+    /// </summary>
     private object? OptionsFor(string name)
     {
-        return (name, mixerOptions.GetValueOrDefault(name)) switch
+        var options = mixerOptions.GetValueOrDefault(name);
+        if (name != "hybrid_attention" || options is not (null or HybridAttentionOptions))
         {
-            ("hybrid_attention", null) => new HybridAttentionOptions { ResidualBranches = false },
-            ("hybrid_attention", HybridAttentionOptions options) => options with { ResidualBranches = false },
-            (_, var options) => options,
-        };
+            return options;
+        }
+
+        var (router, standard) = (options as HybridAttentionOptions ?? new(), new HybridAttentionOptions());
+        if ((router.IntermediateSize, router.DropoutRate, router.LayerNormEps) != (standard.IntermediateSize, standard.DropoutRate, standard.LayerNormEps))
+        {
+            throw new ArgumentException(
+                "IntermediateSize, DropoutRate and LayerNormEps are for a router that stands alone; in a backbone the blocks have the feed-forward layer, the dropout and the norm.");
+        }
+
+        return router with { ResidualBranches = false };
     }
 }

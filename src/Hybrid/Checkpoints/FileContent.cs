@@ -13,7 +13,8 @@ internal static class FileContent
         var reader = new StateReader(file, path);
         var names = expected.Select(entry => entry.Name).ToHashSet();
         var problems = expected.Select(entry => reader.Problem(entry.Name, entry.Tensor, [])).OfType<string>()
-            .Concat(file.Names.Where(name => !names.Contains(name)).Select(name => $"tensor '{name}': expected none of this name; found one"))
+            .Concat(file.Names.Where(name => !names.Contains(name))
+                .Select(name => $"tensor '{name}': expected none of this name; found one"))
             .ToArray();
         if (problems.Length > 0)
         {

@@ -25,14 +25,15 @@ internal sealed class OptimizerSnapshot
         var states = new Queue<OptimizerState>(optimizer.state_dict().State);
         foreach (var group in optimizer.ParamGroups.Cast<AdamW.ParamGroup>())
         {
-            groups.Add((group.Options, [.. group.Parameters.Select(parameter => new Entry(NameOf(parameter), parameter, (AdamW.State)states.Dequeue()))]));
+            var entries = group.Parameters.Select(parameter => new Entry(NameOf(parameter), parameter, (AdamW.State)states.Dequeue()));
+            groups.Add((group.Options, [.. entries]));
         }
 
         string NameOf(Parameter parameter) => names.TryGetValue(parameter.Handle, out var name)
             ? name
             : throw new ArgumentException(
-                $"TrainingCheckpoint: the optimizer must be of the parameters that the model has now; got one of shape [{string.Join(", ", parameter.shape)}] "
-                + "that is none of them. Make the optimizer after moving the model.",
+                "TrainingCheckpoint: the optimizer must be of the parameters that the model has now; got another one, of shape "
+                + $"[{string.Join(", ", parameter.shape)}]. Make the optimizer after moving the model.",
                 nameof(optimizer));
     }
 
@@ -102,13 +103,16 @@ internal sealed class OptimizerSnapshot
 
         for (var i = 0; i < own.Count; i++)
         {
-            var differing = own[i].Parameters.Except(saved[i].Parameters).Concat(saved[i].Parameters.Except(own[i].Parameters)).FirstOrDefault();
-            if (differing is not null)
+            if (own[i].Parameters.Except(saved[i].Parameters).FirstOrDefault() is { } missing)
             {
-                var here = own[i].Parameters.Contains(differing);
                 throw new InvalidDataException(
-                    $"{path}: parameter group {i}: expected '{differing}' {(here ? "in it, as in the optimizer" : "not in it, as in the optimizer")}; "
-                    + $"found it {(here ? "elsewhere or nowhere" : "there")}.");
+                    $"{path}: parameter group {i}: expected '{missing}', as in the optimizer; found no such name.");
+            }
+
+            if (saved[i].Parameters.Except(own[i].Parameters).FirstOrDefault() is { } surplus)
+            {
+                throw new InvalidDataException(
+                    $"{path}: parameter group {i}: expected the names of the optimizer; found '{surplus}' too.");
             }
 
             if (own[i].Amsgrad != saved[i].Amsgrad)

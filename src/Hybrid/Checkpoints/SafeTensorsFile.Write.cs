@@ -3,6 +3,7 @@ using System.Buffers.Binary;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using Hybrid.Kernels.Cpu;
 using static TorchSharp.torch;
 
 namespace Hybrid.Checkpoints;
@@ -28,7 +29,8 @@ public sealed partial class SafeTensorsFile
         var twice = entries.GroupBy(entry => entry.Name).FirstOrDefault(group => group.Count() > 1);
         if (twice is not null)
         {
-            throw new ArgumentException($"{path}: each tensor needs a name of its own; got '{twice.Key}' {twice.Count()} times.", nameof(tensors));
+            throw new ArgumentException(
+                $"{path}: each tensor needs a name of its own; got '{twice.Key}' {twice.Count()} times.", nameof(tensors));
         }
 
         entries =
@@ -38,7 +40,8 @@ public sealed partial class SafeTensorsFile
         var header = Header(entries, metadata ?? new Dictionary<string, string>());
         if (header.Length - PrefixLength > MaxHeaderLength)
         {
-            throw new ArgumentException($"{path}: the header may have {MaxHeaderLength} bytes; it would have {header.Length}.", nameof(tensors));
+            throw new ArgumentException(
+                $"{path}: the header may have {MaxHeaderLength} bytes; it would have {header.Length}.", nameof(tensors));
         }
 
         AtomicFile.Write(path, header.Length + entries.Sum(entry => entry.ByteSize), stream =>

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.IO.MemoryMappedFiles;
+using Hybrid.Kernels.Cpu;
 using Microsoft.Win32.SafeHandles;
 using static TorchSharp.torch;
 
@@ -92,7 +93,9 @@ public sealed partial class SafeTensorsFile : IDisposable
     /// <param name="device">Where it is to be; null means the CPU.</param>
     /// <returns>A new tensor with memory of its own, in the current dispose scope.</returns>
     /// <exception cref="KeyNotFoundException">There is no tensor of this name.</exception>
-    /// <exception cref="InvalidDataException">The file was cut after it was opened, or a BOOL tensor has bytes other than 0 and 1.</exception>
+    /// <exception cref="InvalidDataException">
+    /// The file was cut after it was opened, or a BOOL tensor has bytes other than 0 and 1.
+    /// </exception>
     public Tensor Read(string name, Device? device = null)
     {
         var entry = Entry(name);
@@ -128,7 +131,8 @@ public sealed partial class SafeTensorsFile : IDisposable
         return headerLength <= most
             ? (int)headerLength
             : throw new InvalidDataException(
-                $"{path}: the header must fit into the file's {length} bytes and into {MaxHeaderLength}; found a length of {headerLength}.");
+                $"{path}: the header must fit into the file's {length} bytes and into {MaxHeaderLength}; found a length of "
+                + $"{headerLength}.");
     }
 
     private unsafe void Copy(string name, SafeTensorsEntry entry, Tensor tensor)
@@ -161,7 +165,8 @@ public sealed partial class SafeTensorsFile : IDisposable
             var place = part.IndexOfAnyExceptInRange((byte)0, (byte)1);
             if (place >= 0)
             {
-                throw new InvalidDataException($"{path}: tensor '{name}': expected 0 or 1 in a BOOL; found {part[place]} at element {done + place}.");
+                throw new InvalidDataException(
+                    $"{path}: tensor '{name}': expected 0 or 1 in a BOOL; found {part[place]} at element {done + place}.");
             }
         }
     }

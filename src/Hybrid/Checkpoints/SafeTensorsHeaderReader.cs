@@ -231,7 +231,8 @@ internal ref struct SafeTensorsHeaderReader
 
         if (end != dataLength)
         {
-            throw new InvalidDataException($"{path}: expected {end} bytes of data, as the header says; found {dataLength} bytes after the header.");
+            throw new InvalidDataException(
+                $"{path}: expected {end} bytes of data, as the header says; found {dataLength} bytes after the header.");
         }
     }
 

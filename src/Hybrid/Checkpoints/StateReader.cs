@@ -25,11 +25,15 @@ internal sealed class StateReader(SafeTensorsFile file, string path)
         return file.Read(name, like.device);
     }
 
+    /// <summary>Size of a dimension of a stored tensor that was read before.</summary>
+    public long Size(string name, int dimension) => file.Entry(name).Shape[dimension];
+
     /// <summary>What keeps a tensor from being read in place of another; null if it fits.</summary>
     public string? Problem(string name, Tensor like, IReadOnlyList<int> freeDimensions)
     {
         var (type, shape) = (like.dtype, like.shape);
-        var expected = $"{SafeTensorsType.Name(type)} [{string.Join(", ", shape.Select((size, i) => freeDimensions.Contains(i) ? "any" : $"{size}"))}]";
+        var sizes = shape.Select((size, i) => freeDimensions.Contains(i) ? "any" : $"{size}");
+        var expected = $"{SafeTensorsType.Name(type)} [{string.Join(", ", sizes)}]";
         if (!file.Contains(name))
         {
             return $"tensor '{name}': expected {expected}; found no tensor of this name";

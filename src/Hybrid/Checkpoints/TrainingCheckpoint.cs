@@ -73,7 +73,8 @@ public sealed class TrainingCheckpoint
         if (config with { Model = model.Options } != config)
         {
             throw new ArgumentException(
-                "TrainingCheckpoint: the configuration must describe the model; its [model] differs from the model's options.", nameof(config));
+                "TrainingCheckpoint: the configuration must describe the model; its [model] differs from the model's options.",
+                nameof(config));
         }
 
         var snapshot = new OptimizerSnapshot(model, optimizer);
@@ -88,7 +89,8 @@ public sealed class TrainingCheckpoint
         {
             // "format" is what other libraries look for before they read weights of PyTorch's layout.
             var metadata = new Dictionary<string, string> { ["format"] = "pt", ["step"] = $"{step}" };
-            SafeTensorsFile.Write(Path.Combine(target, ModelFile), Distinct(model).Select(group => (group.Names[0], group.Tensor)), metadata);
+            var weights = Distinct(model).Select(group => (group.Names[0], group.Tensor));
+            SafeTensorsFile.Write(Path.Combine(target, ModelFile), weights, metadata);
             snapshot.Write(Path.Combine(target, OptimizerFile), metadata);
             var text = Encoding.UTF8.GetBytes(config.ToToml());
             AtomicFile.Write(Path.Combine(target, ConfigFile), text.Length, stream => stream.Write(text));
@@ -171,6 +173,7 @@ public sealed class TrainingCheckpoint
 
         file.Dispose();
         throw new InvalidDataException(
-            $"{PathOf(name)}: expected step {Step}; found '{file.Metadata.GetValueOrDefault("step")}'. If the checkpoint was saved anew meanwhile, open it again.");
+            $"{PathOf(name)}: expected step {Step}; found '{file.Metadata.GetValueOrDefault("step")}'. "
+            + "If the checkpoint was saved anew meanwhile, open it again.");
     }
 }

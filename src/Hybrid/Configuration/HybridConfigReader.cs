@@ -66,7 +66,11 @@ internal static class HybridConfigReader
     {
         var options = (LanguageModelOptions)OptionsBinder.Bind(table, typeof(LanguageModelOptions), alsoKnown: MixerRegistry.Names);
         OptionsBinder.Validate(options, table, table.Place, options.HiddenSize);
-        Registration(table.Find("backbone")?.Place ?? table.Place, options.Backbone);
+        if (options.Backbone is not null)
+        {
+            Registration(table.Find("backbone")!.Place, options.Backbone);
+        }
+
         for (var i = 0; i < options.Layers?.Count; i++)
         {
             Registration(ConfigValue.Element(table.Find("layers")!, i).Place, options.Layers[i]);

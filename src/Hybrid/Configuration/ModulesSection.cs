@@ -41,7 +41,7 @@ internal static class ModulesSection
     private static List<(string Name, ConfigPlace Place)> ReadActive(ConfigTable table)
     {
         var entry = table.Find(ActiveKey) ?? throw table.Place.Under(ActiveKey).Wrong("an array of module names", "nothing");
-        var names = (string[])ConfigValue.Convert(entry, typeof(IReadOnlyList<string>));
+        var names = (string[])ConfigValue.Convert(entry, typeof(IReadOnlyList<string>))!;
         var active = new List<(string Name, ConfigPlace Place)>();
         foreach (var name in names)
         {
@@ -60,11 +60,11 @@ internal static class ModulesSection
 
     private static Module ReadModule(ConfigTable table, string name)
     {
-        var enabled = table.Find(EnabledKey) is not { } entry || (bool)ConfigValue.Convert(entry, typeof(bool));
+        var enabled = table.Find(EnabledKey) is not { } entry || (bool)ConfigValue.Convert(entry, typeof(bool))!;
         var width = new ModuleStackOptions().HiddenSize;
         if (table.Find(WidthKey) is { } given)
         {
-            width = (long)ConfigValue.Convert(given, typeof(long));
+            width = (long)ConfigValue.Convert(given, typeof(long))!;
             if (width < 1)
             {
                 throw given.Place.Wrong("at least 1", $"{width}");

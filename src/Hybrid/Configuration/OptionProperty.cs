@@ -52,7 +52,7 @@ internal sealed class OptionProperty
     public object? Get(object record) => property.GetValue(record);
 
     /// <summary>Sets the value of a record that is being made.</summary>
-    public void Set(object record, object value) => property.SetValue(record, value);
+    public void Set(object record, object? value) => property.SetValue(record, value);
 
     private static bool IsOptionRecord(Type type) =>
         type is { IsClass: true, IsAbstract: false } && !type.IsAssignableTo(typeof(IEnumerable)) && type.GetConstructor([]) is not null;

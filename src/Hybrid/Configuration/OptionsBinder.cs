@@ -21,7 +21,7 @@ internal static partial class OptionsBinder
         table.RejectUnknown([.. properties.Select(property => property.Key), .. alsoKnown, .. width is null ? [] : new[] { WidthKey }]);
         if (width is { } expected && table.Find(WidthKey) is { } entry)
         {
-            var found = (long)ConfigValue.Convert(entry, typeof(long));
+            var found = (long)ConfigValue.Convert(entry, typeof(long))!;
             if (found != expected)
             {
                 throw entry.Place.Wrong($"{expected}, the hidden_size around it", $"{found}");

@@ -27,6 +27,9 @@ public sealed record FeedForwardOptions
     /// </summary>
     public long? IntermediateSize { get; init; }
 
+    /// <summary>Throws where a value is out of its range.</summary>
+    public void Validate() => OptionRange.AtLeast(nameof(FeedForwardOptions), nameof(IntermediateSize), IntermediateSize ?? 1, 1);
+
     /// <summary>The inner width for a model width.</summary>
     /// <param name="width">Model width D.</param>
     /// <returns><see cref="IntermediateSize"/> or its default.</returns>
@@ -53,13 +56,9 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
         : base(nameof(FeedForward))
     {
         options ??= new FeedForwardOptions();
-        var inner = options.ResolveIntermediateSize(width);
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
-        if (inner < 1)
-        {
-            throw new ArgumentOutOfRangeException(nameof(options), inner, $"FeedForward: intermediate_size must be at least 1; got {inner}.");
-        }
-
+        options.Validate();
+        var inner = options.ResolveIntermediateSize(width);
         var plain = options.Kind == FeedForwardKind.Gelu;
         gate = plain ? null : nn.Linear(width, inner, hasBias: false);
         up = nn.Linear(width, inner, hasBias: plain);

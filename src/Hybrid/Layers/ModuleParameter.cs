@@ -14,8 +14,11 @@ internal static class ModuleParameter
     /// <returns>The parameter.</returns>
     public static Parameter Own(Tensor data)
     {
-        var parameter = new Parameter(data.detach());
-        parameter.DetachFromDisposeScope();
-        return parameter;
+        using (data)
+        {
+            var parameter = new Parameter(data.detach());
+            parameter.DetachFromDisposeScope();
+            return parameter;
+        }
     }
 }

@@ -30,8 +30,8 @@ public sealed record LanguageModelOptions
     /// <summary>Normalises before each branch (true, the default) or after the residual sum.</summary>
     public bool PreNorm { get; init; } = true;
 
-    /// <summary>Mixer of the layers that are not attention. Default "mamba".</summary>
-    public string Backbone { get; init; } = "mamba";
+    /// <summary>Mixer of the layers that are not attention; null means "mamba". Excludes <see cref="Layers"/>, which name every mixer.</summary>
+    public string? Backbone { get; init; }
 
     /// <summary>Attention at every layer (counted from 1) that is a multiple of this; null means 3 unless the layers are given otherwise.</summary>
     public int? AttentionEvery { get; init; }
@@ -63,14 +63,20 @@ public sealed record LanguageModelOptions
             throw new ArgumentException($"LanguageModelOptions: state the layers in one way only; got {string.Join(" and ", given)}.");
         }
 
+        if (Layers is not null && Backbone is not null)
+        {
+            throw new ArgumentException("LanguageModelOptions: Layers name every mixer; Backbone has no meaning beside them.");
+        }
+
         if (Layers is not null)
         {
             return LayerPattern.Cycle(NumLayers, Layers);
         }
 
+        var backbone = Backbone ?? "mamba";
         return AttentionLayers is not null
-            ? LayerPattern.At(NumLayers, AttentionLayers, Backbone)
-            : LayerPattern.Every(NumLayers, AttentionEvery ?? 3, Backbone);
+            ? LayerPattern.At(NumLayers, AttentionLayers, backbone)
+            : LayerPattern.Every(NumLayers, AttentionEvery ?? 3, backbone);
     }
 
     /// <summary>Throws where a value is out of its range.</summary>

@@ -40,6 +40,16 @@ public sealed record HybridAttentionOptions
 
     /// <summary>The state-space branch.</summary>
     public MambaOptions MambaConfig { get; init; } = new();
+
+    /// <summary>Throws where a value is out of its range.</summary>
+    public void Validate()
+    {
+        OptionRange.AtLeast(nameof(HybridAttentionOptions), nameof(MambaThreshold), MambaThreshold, 1);
+        OptionRange.AtLeast(nameof(HybridAttentionOptions), nameof(TransformerMaxLength), TransformerMaxLength, 1);
+        OptionRange.AtLeast(nameof(HybridAttentionOptions), nameof(IntermediateSize), IntermediateSize ?? 1, 1);
+        OptionRange.DropRate(nameof(HybridAttentionOptions), nameof(DropoutRate), DropoutRate);
+        OptionRange.Positive(nameof(HybridAttentionOptions), nameof(LayerNormEps), LayerNormEps);
+    }
 }
 
 /// <summary>
@@ -70,6 +80,7 @@ public sealed class HybridAttention : SequenceMixer
         : base(nameof(HybridAttention), width)
     {
         options ??= new HybridAttentionOptions();
+        options.Validate();
         policy = new LengthThresholdPolicy(options.MambaThreshold, options.TransformerMaxLength, options.Confidence);
         attention = Wrap(new MultiHeadAttention(width, options.AttentionConfig), options);
         mamba = Wrap(new MambaMixer(width, options.MambaConfig), options);
@@ -134,11 +145,13 @@ public sealed class HybridAttention : SequenceMixer
             return Run(state.Route!.Value, chosen);
         }
 
-        var decision = Decide(context.Lengths?.Max() ?? shape[1]);
+        // Lengths that are wrong are refused by the branch.
+        var decision = Decide(context.Lengths is { Count: > 0 } lengths ? Math.Max(1, lengths.Max()) : shape[1]);
         if (state is null)
         {
+            var output = Run(decision.Route, null);
             Count(decision);
-            return Run(decision.Route, null);
+            return output;
         }
 
         // The state is the sequence's own from the first call that succeeds on; a refused call leaves it unrouted.

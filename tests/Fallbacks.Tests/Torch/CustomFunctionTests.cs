@@ -307,15 +307,18 @@ public class CustomFunctionTests
         Expect.Values(x.grad!, 9 * 256);
     }
 
+    /// <summary>Keeps an object, its input and its output, which must not keep the node.</summary>
     private sealed class Watched : SingleTensorFunction<Watched>
     {
         public override string Name => nameof(Watched);
 
         public override Tensor forward(AutogradContext ctx, params object[] vars)
         {
-            ctx.save_for_backward([(Tensor)vars[0]]);
+            var x = (Tensor)vars[0];
+            var y = x * 2;
+            ctx.save_for_backward([x, y]);
             ctx.save_data("payload", vars[1]);
-            return ((Tensor)vars[0]) * 2;
+            return y;
         }
 
         public override List<Tensor> backward(AutogradContext ctx, Tensor grad_output) => [grad_output * 2, null!];

@@ -37,5 +37,6 @@ internal static class Expect
     }
 
     /// <summary>The numbers 0, 1, 2 ... in a shape.</summary>
-    public static Tensor Range(params long[] shape) => arange(shape.Aggregate(1L, (a, b) => a * b), dtype: ScalarType.Float32).reshape(shape);
+    public static Tensor Range(params long[] shape) =>
+        arange(shape.Aggregate(1L, (a, b) => a * b), dtype: ScalarType.Float32).reshape(shape);
 }

@@ -29,7 +29,9 @@ public class RuntimeTests
     [Fact]
     public void ThreadsAreTheProcessorsUnlessTheUserSaysOtherwise()
     {
-        var expected = int.TryParse(Environment.GetEnvironmentVariable("OMP_NUM_THREADS"), out var given) ? given : Environment.ProcessorCount;
+        var expected = int.TryParse(Environment.GetEnvironmentVariable("OMP_NUM_THREADS"), out var chosen)
+            ? chosen
+            : Environment.ProcessorCount;
         Assert.Equal(expected, get_num_threads());
         var elsewhere = 0;
         var thread = new Thread(() => elsewhere = get_num_threads());

@@ -156,22 +156,4 @@ public class ScopeTests
         Assert.Equal(0, statistics.ThreadTotalLiveCount);
         Assert.Equal(0, statistics.PackedSequenceStatistics.CreatedInScopeCount);
     }
-
-    [Fact]
-    public void TemporariesSurviveCollectionsDuringACall()
-    {
-        using var stop = new CancellationTokenSource();
-        var collector = new Thread(() =>
-        {
-            while (!stop.IsCancellationRequested) GC.Collect();
-        });
-        collector.Start();
-        for (var i = 0; i < 300; i++)
-        {
-            Assert.Equal(64 * 6f, ((ones(64) + 1) * 3).sum().item<float>());
-            Assert.Equal([32L, 2L], cat([ones(16, 2), ones(16, 2)]).shape);
-        }
-        stop.Cancel();
-        collector.Join();
-    }
 }

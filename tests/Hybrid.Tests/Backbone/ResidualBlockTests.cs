@@ -108,7 +108,7 @@ public class ResidualBlockTests
         using var mixer = new ScalingMixer(4, 1);
         Expect("BlockOptions.NormEps must be positive; got 0.", new BlockOptions { NormEps = 0 });
         Expect("BlockOptions.DropoutRate must be 0 or more and below 1; got -0.1.", new BlockOptions { DropoutRate = -0.1 });
-        Expect("FeedForward: intermediate_size must be at least 1; got 0.", new BlockOptions { FeedForward = new() { IntermediateSize = 0 } });
+        Expect("FeedForwardOptions.IntermediateSize must be at least 1; got 0.", new BlockOptions { FeedForward = new() { IntermediateSize = 0 } });
 
         void Expect(string text, BlockOptions options) => Assert.StartsWith(
             text, Assert.Throws<ArgumentOutOfRangeException>(() => new ResidualBlock(mixer, options)).Message, StringComparison.Ordinal);

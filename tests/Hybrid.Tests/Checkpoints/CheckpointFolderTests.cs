@@ -31,7 +31,10 @@ public sealed class CheckpointFolderTests : IDisposable
         Assert.Equal(["run"], parent.Names());
     }
 
-    /// <summary>The states that a crash can leave, each as NAME.old, NAME and NAME.new; "-" is a folder that is not there, "x" one without its last file.</summary>
+    /// <summary>
+    /// The states that a crash can leave, each as NAME.old, NAME and NAME.new; "-" is a folder that is not there, "x" one without its
+    /// last file.
+    /// </summary>
     [Theory]
     [InlineData("-", "1", "-", "1")]
     [InlineData("-", "1", "x", "1")]
@@ -40,6 +43,7 @@ public sealed class CheckpointFolderTests : IDisposable
     [InlineData("1", "2", "-", "2")]
     [InlineData("-", "-", "2", "2")]
     [InlineData("1", "-", "-", "1")]
+    [InlineData("1", "-", "x", "1")]
     public void ACrashLeavesACompleteVersion(string old, string current, string next, string found)
     {
         Lay(Target + ".old", old);

@@ -14,7 +14,8 @@ public sealed class StateReaderTests : IDisposable
     {
         var path = folder.File("state.safetensors");
         using var scope = NewDisposeScope();
-        SafeTensorsFile.Write(path, [("k", arange(24).reshape(2, 3, 4).to_type(ScalarType.Float32))], new Dictionary<string, string> { ["kind"] = "Test" });
+        var k = arange(24).reshape(2, 3, 4).to_type(ScalarType.Float32);
+        SafeTensorsFile.Write(path, [("k", k)], new Dictionary<string, string> { ["kind"] = "Test" });
         file = SafeTensorsFile.Open(path);
         reader = new StateReader(file, "state.safetensors");
     }

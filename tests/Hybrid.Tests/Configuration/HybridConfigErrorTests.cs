@@ -114,7 +114,7 @@ public class HybridConfigErrorTests
     // The words are Tomlyn's, the line is where the text stops being TOML.
     [Theory]
     [InlineData("[model]\nnum_layers = = 2", 2)]
-    [InlineData("[model]\nname = \"open\n", 2)]
+    [InlineData("[model]\nnum_layers 2\nhidden_size = 3", 2)]
     [InlineData("[model]\nnum_layers = 2\n\nnum_layers = 3", 4)]
     [InlineData("[model]\n[training]\n[model]", 3)]
     public void WhatIsNotToml_IsReportedWithItsLine(string toml, int line)

@@ -14,6 +14,8 @@ public class NearestNameTests
     [InlineData("d_satte", "d_state")]           // two neighbours swapped
     [InlineData("expand", null)]                 // seven letters missing
     [InlineData("expandfacto", "expand_factor")] // two of eleven
+    [InlineData("num_xxxds", "num_heads")]       // three of nine
+    [InlineData("num_xxxxs", null)]              // four of nine
     [InlineData("HiddenSize", "hidden_size")]    // case does not count
     [InlineData("d", null)]
     [InlineData("", null)]

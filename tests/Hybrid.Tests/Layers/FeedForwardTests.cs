@@ -53,7 +53,7 @@ public class FeedForwardTests
     {
         Assert.Throws<ArgumentOutOfRangeException>(() => new FeedForward(0));
         var error = Assert.Throws<ArgumentOutOfRangeException>(() => new FeedForward(4, new FeedForwardOptions { IntermediateSize = 0 }));
-        Assert.Contains("intermediate_size must be at least 1; got 0", error.Message, StringComparison.Ordinal);
+        Assert.StartsWith("FeedForwardOptions.IntermediateSize must be at least 1; got 0.", error.Message, StringComparison.Ordinal);
     }
 
     private static void Check(FeedForward layer, Tensor x, double[] inner)

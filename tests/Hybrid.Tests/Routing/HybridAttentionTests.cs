@@ -171,7 +171,24 @@ public class HybridAttentionTests
     }
 
     [Fact]
-    public void ARefusedCallChoosesAndCountsNothing()
+    public void ARefusedCallCountsNothing()
+    {
+        using var scope = NewDisposeScope();
+        using var router = Bare();
+        Expect("Lengths must have one entry a batch row, 2; got 0.", []);
+        Expect("a length must be 1..5; got 0.", [0, 0]);
+        Expect("a length must be 1..5; got 60.", [3, 60]);
+        Assert.Throws<ArgumentException>(() => router.call(Values.Normal(1, 2, 5, Width).to_type(ScalarType.Float64)));
+        Assert.Equal(0, router.GetMetrics().TotalDecisions);
+
+        void Expect(string text, long[] lengths) => Assert.Contains(
+            text,
+            Assert.Throws<ArgumentException>(() => router.forward(Values.Normal(1, 2, 5, Width), new MixerContext { Lengths = lengths })).Message,
+            StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void ACallWithAStateThatIsRefusedChoosesAndCountsNothing()
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
@@ -245,11 +262,11 @@ public class HybridAttentionTests
 
     public static TheoryData<string, HybridAttentionOptions> BadOptions => new()
     {
-        { "LengthThresholdPolicy.threshold must be at least 1; got 0.", new HybridAttentionOptions { MambaThreshold = 0 } },
-        { "LengthThresholdPolicy.attentionMaxLength must be at least 1; got 0.", new HybridAttentionOptions { TransformerMaxLength = 0 } },
-        { "BlockOptions.DropoutRate must be 0 or more and below 1; got 1.", new HybridAttentionOptions { DropoutRate = 1 } },
-        { "BlockOptions.NormEps must be positive; got 0.", new HybridAttentionOptions { LayerNormEps = 0 } },
-        { "FeedForward: intermediate_size must be at least 1; got 0.", new HybridAttentionOptions { IntermediateSize = 0 } },
+        { "HybridAttentionOptions.MambaThreshold must be at least 1; got 0.", new HybridAttentionOptions { MambaThreshold = 0 } },
+        { "HybridAttentionOptions.TransformerMaxLength must be at least 1; got 0.", new HybridAttentionOptions { TransformerMaxLength = 0 } },
+        { "HybridAttentionOptions.DropoutRate must be 0 or more and below 1; got 1.", new HybridAttentionOptions { DropoutRate = 1 } },
+        { "HybridAttentionOptions.LayerNormEps must be positive; got 0.", new HybridAttentionOptions { LayerNormEps = 0 } },
+        { "HybridAttentionOptions.IntermediateSize must be at least 1; got 0.", new HybridAttentionOptions { IntermediateSize = 0 } },
         { "MambaOptions.DState must be at least 1; got 0.", new HybridAttentionOptions { MambaConfig = new() { DState = 0 } } },
         { "AttentionOptions.NumHeads must be at least 1; got 0.", new HybridAttentionOptions { AttentionConfig = new() { NumHeads = 0 } } },
     };

@@ -116,13 +116,15 @@ public static partial class torch
 
                 if (returned.Count < isTensor.Length || returned.Skip(isTensor.Length).Any(Defined))
                     throw new InvalidOperationException(
-                        $"{function}: backward must return one gradient per argument of apply, {isTensor.Length}, null for none; got {returned.Count}.");
+                        $"{function}: backward must return one gradient per argument of apply ({isTensor.Length}, null for none); " +
+                        $"got {returned.Count}.");
                 var slot = 0;
                 for (var i = 0; i < isTensor.Length; i++)
                 {
                     if (isTensor[i]) gradients[slot++] = Defined(returned[i]) ? Shim.hy_tensor_alias(returned[i].Handle) : 0;
                     else if (Defined(returned[i]))
-                        throw new InvalidOperationException($"{function}: backward returned a gradient for argument {i}, which is no tensor.");
+                        throw new InvalidOperationException(
+                            $"{function}: backward returned a gradient for argument {i}, which is no tensor.");
                 }
                 GC.KeepAlive(returned);
             }

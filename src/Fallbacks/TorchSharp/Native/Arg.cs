@@ -50,7 +50,9 @@ internal readonly unsafe ref struct Arg
     public static implicit operator Arg(torch.ScalarType type) => new(Tag.Int, (long)type);
     public static implicit operator Arg(torch.ScalarType? type) => type is { } known ? known : None;
     public static implicit operator Arg(torch.Device? device) => device is null ? None : new(Tag.Device, device.Packed);
-    public static implicit operator Arg(torch.Generator? generator) => generator is null ? None : new(Tag.Generator, generator.Handle, generator);
+
+    public static implicit operator Arg(torch.Generator? generator) =>
+        generator is null ? None : new(Tag.Generator, generator.Handle, generator);
 
     public static implicit operator Arg(Scalar? scalar) => scalar is null ? None : scalar.Kind switch
     {

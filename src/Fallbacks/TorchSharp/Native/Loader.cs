@@ -13,8 +13,8 @@ internal static unsafe class Loader
         if (library != Shim.Library) return 0;
         ChooseOpenBlasKernels();
         var file = $"lib{Shim.Library}.so";
-        var folders = new[] { AppContext.BaseDirectory, Path.GetDirectoryName(assembly.Location) }.Where(folder => !string.IsNullOrEmpty(folder));
-        foreach (var candidate in folders.Select(folder => Path.Combine(folder!, file)))
+        string[] folders = [AppContext.BaseDirectory, Path.GetDirectoryName(assembly.Location) ?? ""];
+        foreach (var candidate in folders.Select(folder => Path.Combine(folder, file)))
         {
             if (!File.Exists(candidate)) continue;
             var loaded = NativeLibrary.Load(candidate);
@@ -22,8 +22,8 @@ internal static unsafe class Loader
             return loaded;
         }
         throw new DllNotFoundException(
-            $"TorchSharp fallback: {file} is not beside the application ({string.Join(", ", folders)}). " +
-            "Run ./build.sh build at the repository root; it compiles the library against the libtorch of this machine.");
+            $"TorchSharp fallback: {file} is not beside the application ({string.Join(", ", folders.Select(Path.TrimEndingDirectorySeparator).Distinct())}). " +
+            "Run ./build.sh build at the repository root; it compiles that library against the libtorch of this machine.");
     }
 
     // OpenBLAS before 0.3.22 takes newer processors for a Prescott and then multiplies at a third of their speed.

@@ -79,8 +79,10 @@ internal static unsafe class Shim
     [DllImport(Library)] public static extern int hy_tensor_set_grad(nint tensor, nint grad);
     [DllImport(Library)] public static extern int hy_tensor_set_data(nint tensor, nint data);
 
-    [DllImport(Library)] public static extern int hy_backward(nint* roots, nint* gradients, int count, int retain, byte create, nint* inputs, int inputCount);
-    [DllImport(Library)] public static extern int hy_grad(nint* outputs, nint* gradients, int count, nint* inputs, int inputCount, byte retain, byte create, byte allowUnused, nint* results);
+    [DllImport(Library)] public static extern int hy_backward(
+        nint* roots, nint* gradients, int count, int retain, byte create, nint* inputs, int inputCount);
+    [DllImport(Library)] public static extern int hy_grad(
+        nint* outputs, nint* gradients, int count, nint* inputs, int inputCount, byte retain, byte create, byte allowUnused, nint* results);
     [DllImport(Library), SuppressGCTransition] public static extern byte hy_grad_enabled();
     [DllImport(Library), SuppressGCTransition] public static extern void hy_set_grad_enabled(byte enabled);
     [DllImport(Library)] public static extern nint hy_inference_mode_enter(byte enabled);
@@ -89,7 +91,8 @@ internal static unsafe class Shim
     [DllImport(Library)] public static extern byte hy_anomaly_enabled();
     [DllImport(Library)] public static extern byte hy_anomaly_checks_nan();
     [DllImport(Library)] public static extern void hy_set_anomaly(byte enabled, byte checkNan);
-    [DllImport(Library)] public static extern void hy_function_callbacks(delegate* unmanaged<nint, nint, nint*, int, nint*, long> backward, delegate* unmanaged<nint, void> release);
+    [DllImport(Library)] public static extern void hy_function_callbacks(
+        delegate* unmanaged<nint, nint, nint*, int, nint*, long> backward, delegate* unmanaged<nint, void> release);
     [DllImport(Library)] public static extern int hy_function_apply(FunctionCall* call, nint* results);
     [DllImport(Library)] public static extern int hy_function_saved_count(nint node);
     [DllImport(Library)] public static extern int hy_function_saved(nint node, nint* results);
@@ -101,7 +104,6 @@ internal static unsafe class Shim
     [DllImport(Library)] public static extern int hy_device_count(int type);
     [DllImport(Library)] public static extern int hy_device_current(int type);
     [DllImport(Library)] public static extern int hy_device_synchronize(long device);
-    [DllImport(Library)] public static extern byte hy_has_cudnn();
     [DllImport(Library)] public static extern int hy_manual_seed(ulong seed);
     [DllImport(Library)] public static extern nint hy_generator(long device, ulong seed);
     [DllImport(Library)] public static extern nint hy_default_generator(long device);

@@ -30,16 +30,24 @@ public static partial class torch
         public Tensor multiply(Scalar target) => mul(target);
 
         public Tensor div(Tensor target, RoundingMode rounding_mode = RoundingMode.None) =>
-            rounding_mode == RoundingMode.None ? Ops.div_Tensor.Call(this, target) : Ops.div_Tensor_mode.Call(this, target, rounding_mode.ToString());
+            rounding_mode == RoundingMode.None
+                ? Ops.div_Tensor.Call(this, target)
+                : Ops.div_Tensor_mode.Call(this, target, rounding_mode.ToString());
 
         public Tensor div(Scalar target, RoundingMode rounding_mode = RoundingMode.None) =>
-            rounding_mode == RoundingMode.None ? Ops.div_Scalar.Call(this, target) : Ops.div_Scalar_mode.Call(this, target, rounding_mode.ToString());
+            rounding_mode == RoundingMode.None
+                ? Ops.div_Scalar.Call(this, target)
+                : Ops.div_Scalar_mode.Call(this, target, rounding_mode.ToString());
 
         public Tensor div_(Tensor target, RoundingMode rounding_mode = RoundingMode.None) =>
-            rounding_mode == RoundingMode.None ? Ops.div__Tensor.Call(this, target) : Ops.div__Tensor_mode.Call(this, target, rounding_mode.ToString());
+            rounding_mode == RoundingMode.None
+                ? Ops.div__Tensor.Call(this, target)
+                : Ops.div__Tensor_mode.Call(this, target, rounding_mode.ToString());
 
         public Tensor div_(Scalar target, RoundingMode rounding_mode = RoundingMode.None) =>
-            rounding_mode == RoundingMode.None ? Ops.div__Scalar.Call(this, target) : Ops.div__Scalar_mode.Call(this, target, rounding_mode.ToString());
+            rounding_mode == RoundingMode.None
+                ? Ops.div__Scalar.Call(this, target)
+                : Ops.div__Scalar_mode.Call(this, target, rounding_mode.ToString());
 
         public Tensor divide(Tensor target, RoundingMode rounding_mode = RoundingMode.None) => div(target, rounding_mode);
         public Tensor divide(Scalar target, RoundingMode rounding_mode = RoundingMode.None) => div(target, rounding_mode);
@@ -73,14 +81,7 @@ public static partial class torch
 
         public Tensor maximum(Tensor other) => Ops.maximum.Call(this, other);
         public Tensor minimum(Tensor other) => Ops.minimum.Call(this, other);
-        public Tensor fmax(Tensor other) => Ops.fmax.Call(this, other);
-        public Tensor fmin(Tensor other) => Ops.fmin.Call(this, other);
-        public Tensor atan2(Tensor other) => Ops.atan2.Call(this, other);
-        public Tensor copysign(Tensor other) => Ops.copysign_Tensor.Call(this, other);
-        public Tensor hypot(Tensor other) => Ops.hypot.Call(this, other);
         public Tensor logaddexp(Tensor other) => Ops.logaddexp.Call(this, other);
-        public Tensor xlogy(Tensor y) => Ops.xlogy_Tensor.Call(this, y);
-        public Tensor xlogy(Scalar y) => Ops.xlogy_Scalar_Other.Call(this, y);
 
         public Tensor clamp(Scalar? min = null, Scalar? max = null) => Ops.clamp.Call(this, min, max);
         public Tensor clamp(Tensor? min = null, Tensor? max = null) => Ops.clamp_Tensor.Call(this, min, max);

@@ -45,17 +45,13 @@ public static partial class torch
         public Tensor isposinf() => Ops.isposinf.Call(this);
         public Tensor isneginf() => Ops.isneginf.Call(this);
 
-        public Tensor isclose(Tensor other, double rtol = 1E-05, double atol = 1E-08, bool nanEqual = false) =>
-            Ops.isclose.Call(this, other, rtol, atol, nanEqual);
-
         public bool allclose(Tensor target, double rtol = 1E-05, double atol = 1E-08, bool equal_nan = false) =>
             Ops.allclose.Calls(this, target, rtol, atol, equal_nan).Bool;
 
         public bool is_nonzero() =>
-            numel() == 1 ? Ops.is_nonzero.Calls(this).Bool : throw new InvalidOperationException("is_nonzero() called on non-singleton tensor");
-
-        public Tensor isin(Tensor test_elements, bool assumeUnique = false, bool invert = false) =>
-            Ops.isin_Tensor_Tensor.Call(this, test_elements, assumeUnique, invert);
+            numel() == 1
+                ? Ops.is_nonzero.Calls(this).Bool
+                : throw new InvalidOperationException("is_nonzero() called on non-singleton tensor");
 
         public Tensor where(Tensor condition, Tensor y) => Ops.where_self.Call(condition, this, y);
     }

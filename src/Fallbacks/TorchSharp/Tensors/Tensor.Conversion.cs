@@ -21,7 +21,8 @@ public static partial class torch
         public Tensor to(string device, bool copy = false, bool disposeAfter = false, bool non_blocking = false) =>
             Convert(null, new Device(device), copy, disposeAfter, non_blocking);
 
-        public Tensor to(DeviceType deviceType, int deviceIndex = -1, bool copy = false, bool disposeAfter = false, bool non_blocking = false) =>
+        public Tensor to(
+            DeviceType deviceType, int deviceIndex = -1, bool copy = false, bool disposeAfter = false, bool non_blocking = false) =>
             Convert(null, new Device(deviceType, deviceIndex), copy, disposeAfter, non_blocking);
 
         public Tensor to(ScalarType type, Device device, bool copy = false, bool disposeAfter = false, bool non_blocking = false) =>
@@ -53,8 +54,6 @@ public static partial class torch
         public Tensor @double() => to_type(ScalarType.Float64);
         public Tensor cfloat() => to_type(ScalarType.ComplexFloat32);
         public Tensor cdouble() => to_type(ScalarType.ComplexFloat64);
-
-        public Tensor pin_memory() => Ops.pin_memory.Call(this);
 
         private Tensor Convert(ScalarType? type, Device? device, bool copy, bool disposeAfter, bool nonBlocking)
         {

@@ -16,7 +16,8 @@ public static partial class torch
                 var total = NumberOfElements * ElementSize;
                 if (total > int.MaxValue) throw new ArgumentException("Span only supports up to int.MaxValue elements.");
                 if (device_type != DeviceType.CPU)
-                    throw new InvalidOperationException("Reading data from non-CPU memory is not supported. Move or copy the tensor to the cpu before reading.");
+                    throw new InvalidOperationException(
+                        "Reading data from non-CPU memory is not supported. Move or copy the tensor to the cpu before reading.");
                 return new Span<byte>(DataPointer, (int)total);
             }
             set

@@ -13,35 +13,33 @@ public static partial class torch
         public Tensor scatter_add_(long dim, Tensor index, Tensor src) => Ops.scatter_add_.Call(this, dim, index, src);
         public Tensor index_select(long dim, Tensor index) => Ops.index_select.Call(this, dim, index);
         public Tensor index_add(long dim, Tensor index, Tensor source, Scalar alpha) => Ops.index_add.Call(this, dim, index, source, alpha);
-        public Tensor index_add_(long dim, Tensor index, Tensor source, Scalar alpha) => Ops.index_add_.Call(this, dim, index, source, alpha);
+
+        public Tensor index_add_(long dim, Tensor index, Tensor source, Scalar alpha) =>
+            Ops.index_add_.Call(this, dim, index, source, alpha);
+
         public Tensor index_copy(long dim, Tensor index, Tensor source) => Ops.index_copy.Call(this, dim, index, source);
         public Tensor index_copy_(long dim, Tensor index, Tensor source) => Ops.index_copy_.Call(this, dim, index, source);
-        public Tensor index_fill(long dim, Tensor index, Scalar value) => Ops.index_fill_int_Scalar.Call(this, dim, index, value);
-        public Tensor index_fill_(long dim, Tensor index, Scalar value) => Ops.index_fill__int_Scalar.Call(this, dim, index, value);
-        public Tensor take(Tensor index) => Ops.take.Call(this, index);
-        public Tensor take_along_dim(Tensor indices) => Ops.take_along_dim.Call(this, indices);
-        public Tensor take_along_dim(Tensor indices, long dim) => Ops.take_along_dim.Call(this, indices, dim);
         public Tensor masked_fill(Tensor mask, Scalar value) => Ops.masked_fill_Scalar.Call(this, mask, value);
         public Tensor masked_fill_(Tensor mask, Scalar value) => Ops.masked_fill__Scalar.Call(this, mask, value);
         public Tensor masked_select(Tensor mask) => Ops.masked_select.Call(this, mask);
-        public Tensor masked_scatter(Tensor mask, Tensor value) => Ops.masked_scatter.Call(this, mask, value);
-        public Tensor masked_scatter_(Tensor mask, Tensor value) => Ops.masked_scatter_.Call(this, mask, value);
         public Tensor nonzero() => Ops.nonzero.Call(this);
-        public Tensor argwhere() => Ops.argwhere.Call(this);
-        public Tensor bucketize(Tensor boundaries, bool outInt32 = false, bool right = false) => Ops.bucketize_Tensor.Call(this, boundaries, outInt32, right);
+
+        public Tensor bucketize(Tensor boundaries, bool outInt32 = false, bool right = false) =>
+            Ops.bucketize_Tensor.Call(this, boundaries, outInt32, right);
 
         public Tensor copy_(Tensor source, bool nonBlocking = false) => Ops.copy_.Call(this, source, nonBlocking);
         public Tensor zero_() => Ops.zero_.Call(this);
         public Tensor fill_(Scalar value) => Ops.fill__Scalar.Call(this, value);
 
-        public Tensor normal_(double mean = 0.0, double std = 1.0, Generator? generator = null) => Ops.normal_.Call(this, mean, std, generator);
+        public Tensor normal_(double mean = 0.0, double std = 1.0, Generator? generator = null) =>
+            Ops.normal_.Call(this, mean, std, generator);
+
         public Tensor uniform_(double from, double to, Generator? generator = null) => Ops.uniform_.Call(this, from, to, generator);
         public Tensor exponential_(double lambda = 1.0, Generator? generator = null) => Ops.exponential_.Call(this, lambda, generator);
-        public Tensor log_normal_(double mean = 0.0, double std = 1.0, Generator? generator = null) => Ops.log_normal_.Call(this, mean, std, generator);
         public Tensor bernoulli(Generator? generator = null) => Ops.bernoulli.Call(this, generator);
         public Tensor bernoulli_(double p = 0.5, Generator? generator = null) => Ops.bernoulli__float.Call(this, p, generator);
         public Tensor bernoulli_(Tensor p, Generator? generator = null) => Ops.bernoulli__Tensor.Call(this, p, generator);
-        public Tensor random_(double from, double to, Generator? generator = null) => Ops.random__from.Call(this, (long)from, (long)to, generator);
+
         public Tensor multinomial(long num_samples, bool replacement = false, Generator? generator = null) =>
             Ops.multinomial.Call(this, num_samples, replacement, generator);
     }

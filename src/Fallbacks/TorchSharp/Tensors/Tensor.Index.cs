@@ -63,7 +63,8 @@ public static partial class torch
 
         public Tensor index_put_(Tensor value, params Tensor[] indices) => index_put_(value, indices, false);
 
-        public Tensor index_put_(Tensor value, Tensor[] indices, bool accumulate = false) => index_put_(value, Indices(indices), accumulate);
+        public Tensor index_put_(Tensor value, Tensor[] indices, bool accumulate = false) =>
+            index_put_(value, Indices(indices), accumulate);
 
         public Tensor index_put_(Scalar value, params TensorIndex[] indices)
         {
@@ -138,10 +139,10 @@ public static partial class torch
                         break;
                     case TensorIndex.Sort.Bool:
                         view = Replace(view, view.unsqueeze(at));
-                        Record(tensors, index.First != 0 ? zeros([1], ScalarType.Int64, device) : empty([0], ScalarType.Int64, device), at++);
+                        Record(tensors, zeros([index.First!.Value], ScalarType.Int64, device), at++);
                         break;
-                    case TensorIndex.Sort.Tensor when index.Indexer is { Dimensions: 0 } number && number.is_integral() && number.dtype != ScalarType.Bool:
-                        view = Replace(view, view.select(at, number.ToInt64()));
+                    case TensorIndex.Sort.Tensor when index.IsNumber:
+                        view = Replace(view, view.select(at, index.Indexer!.ToInt64()));
                         break;
                     default:
                         Record(tensors, index.Indexer!, at++);
@@ -210,6 +211,9 @@ public static partial class torch
 
         /// <summary>Whether it takes its dimension as it is.</summary>
         internal readonly bool IsWhole => First is null or 0 && Stop is null && Step is null or 1;
+
+        /// <summary>Whether it is a tensor that holds one number, which selects as a plain number does.</summary>
+        internal readonly bool IsNumber => Indexer is { Dimensions: 0 } && Indexer.is_integral() && Indexer.dtype != ScalarType.Bool;
 
         /// <summary>How many dimensions of the tensor it stands for.</summary>
         internal readonly long Consumes => Kind switch

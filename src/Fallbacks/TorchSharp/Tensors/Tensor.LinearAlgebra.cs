@@ -12,12 +12,7 @@ public static partial class torch
         public Tensor mv(Tensor target) => Ops.mv.Call(this, target);
         public Tensor dot(Tensor target) => Ops.dot.Call(this, target);
         public Tensor outer(Tensor vec2) => Ops.outer.Call(this, vec2);
-        public Tensor inner(Tensor vec2) => Ops.inner.Call(this, vec2);
-        public Tensor kron(Tensor other) => Ops.kron.Call(this, other);
-        public Tensor trace() => Ops.trace.Call(this);
         public Tensor matrix_exp() => Ops.linalg_matrix_exp.Call(this);
-        public Tensor inverse() => Ops.inverse.Call(this);
-        public Tensor det() => Ops.det.Call(this);
 
         public Tensor addmm(Tensor mat1, Tensor mat2, float beta = 1f, float alpha = 1f) =>
             Ops.addmm.Call(this, mat1, mat2, (double)beta, (double)alpha);
@@ -25,15 +20,7 @@ public static partial class torch
         public Tensor addmm_(Tensor mat1, Tensor mat2, float beta = 1f, float alpha = 1f) =>
             Ops.addmm_.Call(this, mat1, mat2, (double)beta, (double)alpha);
 
-        public Tensor addmv(Tensor mat, Tensor vec, float beta = 1f, float alpha = 1f) =>
-            Ops.addmv.Call(this, mat, vec, (double)beta, (double)alpha);
-
-        public Tensor addr(Tensor vec1, Tensor vec2, float beta = 1f, float alpha = 1f) =>
-            Ops.addr.Call(this, vec1, vec2, (double)beta, (double)alpha);
-
         public Tensor baddbmm(Tensor batch1, Tensor batch2, float beta = 1f, float alpha = 1f) =>
             Ops.baddbmm.Call(this, batch1, batch2, (double)beta, (double)alpha);
-
-        public Tensor tensordot(Tensor b, long[] dims1, long[] dims2) => Ops.tensordot.Call(this, b, dims1, dims2);
     }
 }

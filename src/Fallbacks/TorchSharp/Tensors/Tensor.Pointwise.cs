@@ -9,19 +9,12 @@ public static partial class torch
         public Tensor abs() => Ops.abs.Call(this);
         public Tensor abs_() => Ops.abs_.Call(this);
         public Tensor absolute() => abs();
-        public Tensor acos() => Ops.acos.Call(this);
-        public Tensor asin() => Ops.asin.Call(this);
-        public Tensor atan() => Ops.atan.Call(this);
         public Tensor ceil() => Ops.ceil.Call(this);
         public Tensor ceil_() => Ops.ceil_.Call(this);
         public Tensor cos() => Ops.cos.Call(this);
         public Tensor cos_() => Ops.cos_.Call(this);
-        public Tensor cosh() => Ops.cosh.Call(this);
-        public Tensor digamma() => Ops.digamma.Call(this);
         public Tensor erf() => Ops.erf.Call(this);
         public Tensor erf_() => Ops.erf_.Call(this);
-        public Tensor erfc() => Ops.erfc.Call(this);
-        public Tensor erfinv() => Ops.erfinv.Call(this);
         public Tensor exp() => Ops.exp.Call(this);
         public Tensor exp_() => Ops.exp_.Call(this);
         public Tensor exp2() => Ops.exp2.Call(this);
@@ -30,16 +23,16 @@ public static partial class torch
         public Tensor expm1_() => Ops.expm1_.Call(this);
         public Tensor floor() => Ops.floor.Call(this);
         public Tensor floor_() => Ops.floor_.Call(this);
-        public Tensor frac() => Ops.frac.Call(this);
-        public Tensor lgamma() => Ops.lgamma.Call(this);
         public Tensor log() => Ops.log.Call(this);
         public Tensor log_() => Ops.log_.Call(this);
         public Tensor log10() => Ops.log10.Call(this);
         public Tensor log1p() => Ops.log1p.Call(this);
         public Tensor log1p_() => Ops.log1p_.Call(this);
         public Tensor log2() => Ops.log2.Call(this);
-        public Tensor logit(double? eps = null) => Ops.logit.Call(this, eps);
-        public Tensor nan_to_num(double nan = 0.0, double? posinf = null, double? neginf = null) => Ops.nan_to_num.Call(this, nan, posinf, neginf);
+
+        public Tensor nan_to_num(double nan = 0.0, double? posinf = null, double? neginf = null) =>
+            Ops.nan_to_num.Call(this, nan, posinf, neginf);
+
         public Tensor positive() => Ops.positive.Call(this);
         public Tensor reciprocal() => Ops.reciprocal.Call(this);
         public Tensor reciprocal_() => Ops.reciprocal_.Call(this);
@@ -47,16 +40,12 @@ public static partial class torch
         public Tensor round_(long decimals = 0) => Ops.round__decimals.Call(this, decimals);
         public Tensor rsqrt() => Ops.rsqrt.Call(this);
         public Tensor rsqrt_() => Ops.rsqrt_.Call(this);
-        public Tensor sgn() => Ops.sgn.Call(this);
         public Tensor sigmoid() => Ops.sigmoid.Call(this);
         public Tensor sigmoid_() => Ops.sigmoid_.Call(this);
         public Tensor sign() => Ops.sign.Call(this);
         public Tensor sign_() => Ops.sign_.Call(this);
-        public Tensor signbit() => Ops.signbit.Call(this);
         public Tensor sin() => Ops.sin.Call(this);
         public Tensor sin_() => Ops.sin_.Call(this);
-        public Tensor sinc() => Ops.sinc.Call(this);
-        public Tensor sinh() => Ops.sinh.Call(this);
         public Tensor sqrt() => Ops.sqrt.Call(this);
         public Tensor sqrt_() => Ops.sqrt_.Call(this);
         public Tensor square() => Ops.square.Call(this);
@@ -68,20 +57,14 @@ public static partial class torch
 
         public Tensor relu() => Ops.relu.Call(this);
         public Tensor relu_() => Ops.relu_.Call(this);
-        public Tensor leaky_relu(Scalar negative_slope) => Ops.leaky_relu.Call(this, negative_slope);
-        public Tensor elu(double alpha = 1.0) => Ops.elu.Call(this, alpha);
         public Tensor gelu() => Ops.gelu.Call(this);
         public Tensor silu() => Ops.silu.Call(this);
         public Tensor silu_() => Ops.silu_.Call(this);
         public Tensor softplus(double beta = 1.0, double threshold = 20.0) => Ops.softplus.Call(this, beta, threshold);
         public Tensor log_sigmoid() => Ops.log_sigmoid.Call(this);
-        public Tensor hardtanh(Scalar min, Scalar max) => Ops.hardtanh.Call(this, min, max);
 
         public Tensor real => Ops.real.Call(this);
         public Tensor imag => Ops.imag.Call(this);
-        public Tensor conj() => Ops.conj.Call(this);
-        public Tensor resolve_conj() => Ops.resolve_conj.Call(this);
-        public Tensor angle() => Ops.angle.Call(this);
         public Tensor view_as_complex() => Ops.view_as_complex.Call(this);
         public Tensor view_as_real() => Ops.view_as_real.Call(this);
     }

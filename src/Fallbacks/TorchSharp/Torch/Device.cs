@@ -34,8 +34,10 @@ public static partial class torch
         {
             var parts = description.Split(':');
             type = Parse(parts[0]);
-            if (parts.Length == 2 && int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out var parsed)) index = parsed;
-            else if (parts.Length != 1) throw new ArgumentException($"Invalid device description '{description}'; expected 'type' or 'type:index'.", nameof(description));
+            if (parts.Length == 1) return;
+            if (parts.Length > 2 || !int.TryParse(parts[1], NumberStyles.None, CultureInfo.InvariantCulture, out var parsed))
+                throw new ArgumentException($"Invalid device '{description}'; expected 'type' or 'type:index'.", nameof(description));
+            index = parsed;
         }
 
         public Device(string deviceType, int index = -1) : this(Parse(deviceType), index) { }
@@ -98,8 +100,6 @@ public static partial class torch
     public static class cuda
     {
         public static bool is_available() => device_count() > 0;
-
-        public static bool is_cudnn_available() => is_available() && Shim.hy_has_cudnn() != 0;
 
         public static int device_count() => Shim.hy_device_count((int)DeviceType.CUDA);
 

@@ -16,12 +16,3 @@ public enum FFTNormType
     Forward,
     Ortho,
 }
-
-public enum TensorStringStyle
-{
-    Metadata,
-    Julia,
-    Numpy,
-    CSharp,
-    Default,
-}

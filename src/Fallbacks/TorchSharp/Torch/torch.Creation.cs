@@ -10,31 +10,33 @@ public static partial class torch
     public static Tensor arange(Scalar start, Scalar stop, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
         arange(start, stop, 1, dtype, device, requires_grad);
 
-    public static Tensor arange(Scalar start, Scalar stop, Scalar step, ScalarType? dtype = null, Device? device = null, bool requires_grad = false)
+    public static Tensor arange(
+        Scalar start, Scalar stop, Scalar step, ScalarType? dtype = null, Device? device = null, bool requires_grad = false)
     {
         var integral = is_integral(start.Type) && is_integral(stop.Type) && is_integral(step.Type);
         var type = dtype ?? (integral ? ScalarType.Int64 : get_default_dtype());
         return Ops.arange_start_step.Call(start, stop, step, type, default, InitializeDevice(device)).Requiring(requires_grad);
     }
 
-    public static Tensor linspace(double start, double end, long steps, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
+    public static Tensor linspace(
+        double start, double end, long steps, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
         Ops.linspace.Call(start, end, steps, dtype ?? get_default_dtype(), default, InitializeDevice(device)).Requiring(requires_grad);
-
-    public static Tensor logspace(
-        double start, double end, long steps, double @base = 10.0, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
-        Ops.logspace.Call(start, end, steps, @base, dtype ?? get_default_dtype(), default, InitializeDevice(device)).Requiring(requires_grad);
 
     public static Tensor eye(
         long rows, long columns = -1, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Unnamed(names, Ops.eye_m.Call(rows, columns == -1 ? rows : columns, dtype ?? get_default_dtype(), default, InitializeDevice(device)).Requiring(requires_grad));
+        Unnamed(names, Ops.eye_m.Call(
+            rows, columns == -1 ? rows : columns, dtype ?? get_default_dtype(), default, InitializeDevice(device)).Requiring(requires_grad));
 
-    public static Tensor zeros_like(Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
+    public static Tensor zeros_like(
+        Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
         Unnamed(names, input.zeros_like(dtype, device, requires_grad));
 
-    public static Tensor ones_like(Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
+    public static Tensor ones_like(
+        Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
         Unnamed(names, input.ones_like(dtype, device, requires_grad));
 
-    public static Tensor empty_like(Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
+    public static Tensor empty_like(
+        Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
         Unnamed(names, input.empty_like(dtype, device, requires_grad));
 
     public static Tensor full_like(
@@ -68,7 +70,8 @@ public static partial class torch
         Unnamed(names, Ops.randint_low_generator.Call(
             low, high, size.Shape, generator, dtype ?? ScalarType.Int64, default, InitializeDevice(device)).Requiring(requires_grad));
 
-    public static Tensor randperm(long n, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null) =>
+    public static Tensor randperm(
+        long n, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null) =>
         Ops.randperm_generator.Call(n, generator, dtype ?? ScalarType.Int64, default, InitializeDevice(device)).Requiring(requires_grad);
 
     public static Tensor normal(
@@ -79,17 +82,4 @@ public static partial class torch
         tensor.normal_(mean, std, generator).Dispose();
         return tensor.Requiring(requires_grad);
     }
-
-    public static Tensor empty_strided(
-        long[] size, long[] strides, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Unnamed(names, Ops.empty_strided.Call(size, strides, dtype ?? get_default_dtype(), default, InitializeDevice(device)).Requiring(requires_grad));
-
-    public static Tensor complex(Tensor real, Tensor imag) => Ops.complex.Call(real, imag);
-    public static Tensor polar(Tensor abs, Tensor angle) => Ops.polar.Call(abs, angle);
-
-    public static Tensor tril_indices(long row, long col, long offset = 0, ScalarType dtype = ScalarType.Int64, Device? device = null) =>
-        Ops.tril_indices.Call(row, col, offset, dtype, default, InitializeDevice(device));
-
-    public static Tensor triu_indices(long row, long col, long offset = 0, ScalarType dtype = ScalarType.Int64, Device? device = null) =>
-        Ops.triu_indices.Call(row, col, offset, dtype, default, InitializeDevice(device));
 }

@@ -11,14 +11,9 @@ public static partial class torch
     public static Tensor concat(Tensor[] tensors, long dim = 0) => cat(tensors, dim);
     public static Tensor concat(ReadOnlySpan<Tensor> tensors, long dim = 0) => cat(tensors, dim);
     public static Tensor stack(IEnumerable<Tensor> tensors, long dim = 0) => Ops.stack.Call(Arg.Tensors(tensors), dim);
-    public static Tensor hstack(IList<Tensor> tensors) => Ops.hstack.Call(Arg.Tensors(tensors));
-    public static Tensor hstack(params Tensor[] tensors) => Ops.hstack.Call(tensors);
-    public static Tensor vstack(IList<Tensor> tensors) => Ops.vstack.Call(Arg.Tensors(tensors));
-    public static Tensor vstack(Tensor[] tensors) => Ops.vstack.Call(tensors);
-    public static Tensor block_diag(params Tensor[] tensors) => Ops.block_diag.Call(tensors);
-    public static Tensor cartesian_prod(params Tensor[] tensors) => Ops.cartesian_prod.Call(tensors);
-    public static IList<Tensor> broadcast_tensors(params Tensor[] tensors) => Ops.broadcast_tensors.Calls(tensors).List;
-    public static Tensor[] meshgrid(IEnumerable<Tensor> tensors, string indexing = "ij") => Ops.meshgrid_indexing.Calls(Arg.Tensors(tensors), indexing).List;
+
+    public static Tensor[] meshgrid(IEnumerable<Tensor> tensors, string indexing = "ij") =>
+        Ops.meshgrid_indexing.Calls(Arg.Tensors(tensors), indexing).List;
 
     public static Tensor einsum(string equation, params Tensor[] tensors) => Ops.einsum.Call(equation, tensors);
     public static Tensor where(Tensor condition, Tensor x, Tensor y) => Ops.where_self.Call(condition, x, y);
@@ -27,18 +22,9 @@ public static partial class torch
     public static Tensor softmax(Tensor input, int dim, ScalarType? dtype = null) => input.softmax(dim, dtype);
     public static Tensor norm(Tensor input) => input.norm();
     public static Tensor movedim(Tensor input, long source, long destination) => input.movedim([source], [destination]);
-    public static Tensor moveaxis(Tensor input, long source, long destination) => input.movedim([source], [destination]);
-    public static Tensor take_along_dim(Tensor input, Tensor indices, long dim = 0) => input.take_along_dim(indices, dim);
 
-    public static Tensor searchsorted(Tensor sorted_sequence, Tensor values, bool out_int32 = false, bool right = false, Tensor? sorter = null) =>
-        Ops.searchsorted_Tensor.Call(sorted_sequence, values, out_int32, right, default, sorter);
-
-    public static Tensor cdist(Tensor x1, Tensor x2, double p = 2.0, compute_mode compute_mode = compute_mode.use_mm_for_euclid_dist_if_necessary) =>
-        Ops.cdist.Call(x1, x2, p, (long)compute_mode);
-
-    public static ScalarType promote_types(ScalarType type1, ScalarType type2) => (ScalarType)Ops.promote_types.Calls(type1, type2)[0].Integer;
-
-    public static ScalarType result_type(Tensor tensor1, Tensor tensor2) => (ScalarType)Ops.result_type_Tensor.Calls(tensor1, tensor2)[0].Integer;
+    public static ScalarType promote_types(ScalarType type1, ScalarType type2) =>
+        (ScalarType)Ops.promote_types.Calls(type1, type2)[0].Integer;
 
     public static bool is_tensor(object obj) => obj is Tensor;
 
@@ -46,10 +32,17 @@ public static partial class torch
 
     public static class fft
     {
-        public static Tensor fft_(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) => Ops.fft_fft.Call(input, Length(n), dim, Name(norm));
-        public static Tensor ifft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) => Ops.fft_ifft.Call(input, Length(n), dim, Name(norm));
-        public static Tensor rfft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) => Ops.fft_rfft.Call(input, Length(n), dim, Name(norm));
-        public static Tensor irfft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) => Ops.fft_irfft.Call(input, Length(n), dim, Name(norm));
+        public static Tensor fft_(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) =>
+            Ops.fft_fft.Call(input, Length(n), dim, Name(norm));
+
+        public static Tensor ifft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) =>
+            Ops.fft_ifft.Call(input, Length(n), dim, Name(norm));
+
+        public static Tensor rfft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) =>
+            Ops.fft_rfft.Call(input, Length(n), dim, Name(norm));
+
+        public static Tensor irfft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) =>
+            Ops.fft_irfft.Call(input, Length(n), dim, Name(norm));
 
         private static long? Length(long n) => n < 0 ? null : n;
 
@@ -63,31 +56,13 @@ public static partial class torch
         public static Tensor vector_norm(Tensor input, double ord = 2.0, long[]? dims = null, bool keepdim = false) =>
             Ops.linalg_vector_norm.Call(input, ord, dims, keepdim);
 
-        public static Tensor norm(Tensor input, long[]? dims = null, bool keepdim = false) => Ops.linalg_norm.Call(input, Arg.None, dims, keepdim);
+        public static Tensor norm(Tensor input, long[]? dims = null, bool keepdim = false) =>
+            Ops.linalg_norm.Call(input, Arg.None, dims, keepdim);
 
-        public static Tensor solve(Tensor A, Tensor B, bool left = true) => Ops.linalg_solve.Call(A, B, left);
-
-        public static Tensor solve_triangular(Tensor A, Tensor B, bool upper, bool left = true, bool unitriangular = false, Tensor? @out = null) =>
+        public static Tensor solve_triangular(
+            Tensor A, Tensor B, bool upper, bool left = true, bool unitriangular = false, Tensor? @out = null) =>
             @out is null
                 ? Ops.linalg_solve_triangular.Call(A, B, upper, left, unitriangular)
                 : Ops.linalg_solve_triangular_out.Call(A, B, upper, left, unitriangular, @out);
-
-        public static Tensor inv(Tensor input) => Ops.linalg_inv.Call(input);
-        public static Tensor cholesky(Tensor input) => Ops.linalg_cholesky.Call(input);
-        public static (Tensor Q, Tensor R) qr(Tensor input, QRMode mode = QRMode.Reduced) => Ops.linalg_qr.Calls(input, mode.ToString().ToLowerInvariant()).Pair;
-
-        public enum QRMode
-        {
-            Reduced,
-            Complete,
-            R,
-        }
     }
-}
-
-public enum compute_mode
-{
-    use_mm_for_euclid_dist_if_necessary,
-    use_mm_for_euclid_dist,
-    donot_use_mm_for_euclid_dist,
 }

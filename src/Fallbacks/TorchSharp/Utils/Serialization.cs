@@ -5,6 +5,8 @@ namespace TorchSharp
     /// <summary>TorchSharp's own format of a tensor: LEB128 type, rank and sizes, then the little-endian elements.</summary>
     public static partial class TensorExtensionMethods
     {
+        private const string SameOrigin = "Make sure that the model you are loading into is exactly the same as the origin.";
+
         public static void Save(this torch.Tensor tensor, BinaryWriter writer)
         {
             writer.Encode((int)tensor.dtype);
@@ -31,11 +33,9 @@ namespace TorchSharp
         {
             var (type, shape) = ReadHeader(reader);
             if (type != tensor.dtype)
-                throw new ArgumentException(
-                    "Mismatched tensor data types while loading. Make sure that the model you are loading into is exactly the same as the origin.");
+                throw new ArgumentException("Mismatched tensor data types while loading. " + SameOrigin);
             if (!skip && !shape.AsSpan().SequenceEqual(tensor.shape))
-                throw new ArgumentException(
-                    "Mismatched tensor shape while loading. Make sure that the model you are loading into is exactly the same as the origin.");
+                throw new ArgumentException("Mismatched tensor shape while loading. " + SameOrigin);
             if (skip) SkipElements(reader, type, shape);
             else tensor.ReadBytesFromStream(reader.BaseStream);
         }

@@ -1,5 +1,7 @@
 #nullable disable
 using System.Collections;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 
 namespace TorchSharp.Utils;
 
@@ -42,9 +44,7 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T> where
     public Array ToNDArray()
     {
         var values = Array.CreateInstance(typeof(T), shape.Select(size => (int)size).ToArray());
-        var flat = System.Runtime.InteropServices.MemoryMarshal.CreateSpan(
-            ref System.Runtime.CompilerServices.Unsafe.As<byte, T>(ref System.Runtime.InteropServices.MemoryMarshal.GetArrayDataReference(values)), values.Length);
-        CopyTo(flat);
+        CopyTo(MemoryMarshal.CreateSpan(ref Unsafe.As<byte, T>(ref MemoryMarshal.GetArrayDataReference(values)), values.Length));
         return values;
     }
 
@@ -88,7 +88,8 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T> where
     {
         if (indices.Length == 1 && shape.Length != 1) return Flat(Checked(indices[0], Count));
         if (indices.Length != shape.Length)
-            throw new ArgumentException($"A tensor of {shape.Length} dimensions needs as many indices; got {indices.Length}.", nameof(indices));
+            throw new ArgumentException(
+                $"A tensor of {shape.Length} dimensions needs as many indices; got {indices.Length}.", nameof(indices));
         long offset = 0;
         for (var i = 0; i < indices.Length; i++) offset += Checked(indices[i], shape[i]) * strides[i];
         return start + offset;

@@ -1,6 +1,7 @@
 // Backward passes, the modes of autograd, and nodes whose backward is managed code.
 #include "shim.h"
 
+#include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/autograd.h>

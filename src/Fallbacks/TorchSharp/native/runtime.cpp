@@ -49,8 +49,6 @@ HY_EXPORT int32_t hy_device_synchronize(int64_t packed) {
   });
 }
 
-HY_EXPORT bool hy_has_cudnn() { return guarded(false, [] { return at::globalContext().hasCuDNN(); }); }
-
 namespace {
 
 template <class F> auto locked(const at::Generator& generator, F&& body) {

@@ -99,11 +99,7 @@ internal readonly unsafe struct ScanPointers(Tensor[] inputs, Tensor y, Tensor f
     public readonly float* Final = Address(final);
     public readonly float* Boundaries = Address(boundaries);
 
-    public static float* Address(Tensor tensor)
-    {
-        using var storage = tensor.storage<float>();
-        return (float*)storage.data_ptr() + tensor.storage_offset();
-    }
+    public static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);
 }
 
 /// <summary>Addresses of the gradients, in the order of the inputs.</summary>

@@ -1,6 +1,6 @@
 using static TorchSharp.torch;
 
-namespace Hybrid.Checkpoints;
+namespace Hybrid.Kernels.Cpu;
 
 /// <summary>The memory of a contiguous CPU tensor, of any dtype and size.</summary>
 internal static unsafe class TensorMemory
