@@ -23,11 +23,16 @@ public sealed class TokenSampler
     /// <param name="logits">One logit a token, V of them, none NaN.</param>
     /// <param name="seen">Tokens of the sequence so far, for the repetition penalty.</param>
     /// <returns>The token, 0..V-1.</returns>
-    /// <exception cref="ArgumentException">There are no logits, or one is NaN or positive infinity.</exception>
+    /// <exception cref="ArgumentException">There are no logits, one is NaN or positive infinity, or all are negative infinity.</exception>
     public int Sample(ReadOnlySpan<float> logits, IReadOnlySet<int> seen)
     {
         Prepare(logits, seen);
         var best = scores.AsSpan(0, logits.Length).IndexOfMaximum();
+        if (double.IsNegativeInfinity(scores[best]))
+        {
+            throw new ArgumentException("TokenSampler: at least one logit must be finite; all are negative infinity.", nameof(logits));
+        }
+
         if (options.Temperature == 0)
         {
             return best;

@@ -177,6 +177,18 @@ public sealed class HybridAttention : SequenceMixer
         }
     }
 
+    /// <summary>Adds a decision to the counts; from any thread.</summary>
+    internal void Count(RoutingDecision decision)
+    {
+        lock (countersLock)
+        {
+            mambaCount += decision.Route == Route.Mamba ? 1 : 0;
+            attentionCount += decision.Route == Route.Attention ? 1 : 0;
+            totalLength += decision.Length;
+            last = decision;
+        }
+    }
+
     internal SequenceMixer Select(Route route) => route == Route.Mamba ? mamba : attention;
 
     private static SequenceMixer Wrap(SequenceMixer mixer, HybridAttentionOptions options) =>
@@ -188,15 +200,4 @@ public sealed class HybridAttention : SequenceMixer
                 DropoutRate = options.DropoutRate,
                 FeedForward = new FeedForwardOptions { IntermediateSize = options.IntermediateSize },
             });
-
-    private void Count(RoutingDecision decision)
-    {
-        lock (countersLock)
-        {
-            mambaCount += decision.Route == Route.Mamba ? 1 : 0;
-            attentionCount += decision.Route == Route.Attention ? 1 : 0;
-            totalLength += decision.Length;
-            last = decision;
-        }
-    }
 }

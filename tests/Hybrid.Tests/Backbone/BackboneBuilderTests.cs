@@ -83,6 +83,10 @@ public class BackboneBuilderTests
             "BackboneBuilder: layer 0 ('hybrid_attention') cannot be built: MixerRegistry: 'hybrid_attention' takes HybridAttentionOptions; got MambaOptions.",
             new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(1, ["hybrid_attention"])).WithMixer("hybrid_attention", new MambaOptions()));
         Expect(
+            "BackboneBuilder: layer 0 ('hybrid_attention') cannot be built: IntermediateSize, DropoutRate and LayerNormEps are for a router that stands alone;",
+            new BackboneBuilder(16).WithPattern(LayerPattern.Cycle(1, ["hybrid_attention"]))
+                .WithMixer("hybrid_attention", new HybridAttentionOptions { DropoutRate = 0.2 }));
+        Expect(
             "BackboneBuilder: options are given for 'mamba', but no layer has it; the layers are attention, attention.",
             new BackboneBuilder(8).WithPattern(LayerPattern.Every(2, 1)).WithMixer("mamba", new MambaOptions()));
 

@@ -1,5 +1,6 @@
 using System.Text;
 using Hybrid.Checkpoints;
+using Hybrid.Tests.Infrastructure;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using Hybrid.Checkpoints;
+using Hybrid.Tests.Infrastructure;
 using TorchSharp;
 using Xunit;
 using static TorchSharp.torch;

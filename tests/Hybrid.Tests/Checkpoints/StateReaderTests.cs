@@ -1,4 +1,5 @@
 using Hybrid.Checkpoints;
+using Hybrid.Tests.Infrastructure;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -4,6 +4,7 @@ using Hybrid.Configuration;
 using Hybrid.Modeling;
 using Hybrid.Routing;
 using Hybrid.Training;
+using Hybrid.Tests.Infrastructure;
 using TorchSharp;
 using TorchSharp.Modules;
 using Xunit;

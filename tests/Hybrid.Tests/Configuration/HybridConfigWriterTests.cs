@@ -18,7 +18,7 @@ public class HybridConfigWriterTests
         {
             VocabSize = 300, HiddenSize = 48, NumLayers = 3, MaxSeqLen = 99, TieEmbeddings = false, NormEps = 1e-12, DropoutRate = 0.1,
             PreNorm = false,
-            Backbone = "mamba", Layers = ["mamba", "attention", "hybrid_attention"],
+            Layers = ["mamba", "attention", "hybrid_attention"],
             FeedForward = new FeedForwardOptions { Kind = FeedForwardKind.Gelu, IntermediateSize = 33 },
             Mixers = new Dictionary<string, object>
             {
@@ -57,7 +57,7 @@ public class HybridConfigWriterTests
     [Fact]
     public void WhatStatesTheLayers_ReadsBackEqual()
     {
-        foreach (var model in new LanguageModelOptions[] { new(), new() { AttentionEvery = 2 }, new() { AttentionLayers = [0, 5] } })
+        foreach (var model in new LanguageModelOptions[] { new(), new() { AttentionEvery = 2, Backbone = "mamba" }, new() { AttentionLayers = [0, 5] } })
         {
             Assert.Equivalent(model, HybridConfig.Parse(new HybridConfig { Model = model }.ToToml()).Model, strict: true);
         }

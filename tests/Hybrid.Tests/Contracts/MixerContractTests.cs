@@ -349,7 +349,7 @@ public abstract class MixerContractTests
         using var x = Input(mixer, 8);
         using var step = Input(mixer, 1);
         Run();
-        var before = Tensor.TotalCount;
+        var before = LiveTensors.Before();
         for (var call = 0; call < 100; call++)
         {
             Run();

@@ -219,6 +219,10 @@ public class CausalLanguageModelTests
         Assert.Equal("m m a m m a", new LanguageModelOptions().ResolvePattern().ToString());
         Assert.Equal("m a m a m a", new LanguageModelOptions { AttentionEvery = 2 }.ResolvePattern().ToString());
         Assert.Equal("a m m m m m", new LanguageModelOptions { AttentionLayers = [0] }.ResolvePattern().ToString());
+        Assert.Equal("g a g a g a", new LanguageModelOptions { AttentionEvery = 2, Backbone = "gru" }.ResolvePattern().ToString());
+        Expect(
+            "LanguageModelOptions: Layers name every mixer; Backbone has no meaning beside them.",
+            () => new LanguageModelOptions { Layers = ["mamba"], Backbone = "gru" }.ResolvePattern());
         Expect(
             "LanguageModelOptions: state the layers in one way only; got Layers and AttentionEvery.",
             () => new LanguageModelOptions { AttentionEvery = 2, Layers = ["mamba"] }.ResolvePattern());

@@ -12,7 +12,6 @@ public class TokenSamplerTests
     {
         var sampler = new TokenSampler(new GenerationOptions { Temperature = 0, TopK = 1, TopP = 0.1 });
         Assert.Equal(2, sampler.Sample([0.1f, -5, 3, 2.9f, 3], None));
-        Assert.Equal(0, sampler.Sample([float.NegativeInfinity, float.NegativeInfinity], None));
         Assert.Equal(1, sampler.Sample([float.NegativeInfinity, -1e30f], None));
     }
 
@@ -112,13 +111,17 @@ public class TokenSamplerTests
     [Fact]
     public void LogitsThatAreNoneAreRefused()
     {
-        var sampler = new TokenSampler(new GenerationOptions());
+        var (sampler, greedy) = (new TokenSampler(new GenerationOptions()), new TokenSampler(new GenerationOptions { Temperature = 0 }));
         Expect("TokenSampler: logits must be finite; token 1 has NaN.", [0, float.NaN]);
         Expect("TokenSampler: logits must be finite; token 0 has ", [float.PositiveInfinity, 0]);
         Expect("TokenSampler: there must be at least one logit; got none.", []);
+        Expect("TokenSampler: at least one logit must be finite; all are negative infinity.", [float.NegativeInfinity, float.NegativeInfinity]);
 
-        void Expect(string text, float[] logits) => Assert.StartsWith(
-            text, Assert.Throws<ArgumentException>(() => sampler.Sample(logits, None)).Message, StringComparison.Ordinal);
+        void Expect(string text, float[] logits)
+        {
+            Assert.StartsWith(text, Assert.Throws<ArgumentException>(() => sampler.Sample(logits, None)).Message, StringComparison.Ordinal);
+            Assert.StartsWith(text, Assert.Throws<ArgumentException>(() => greedy.Sample(logits, None)).Message, StringComparison.Ordinal);
+        }
     }
 
     [Fact]

@@ -206,15 +206,29 @@ public class HybridAttentionTests
     [Fact]
     public void EightThreadsLoseNoCount()
     {
+        // Nothing but counting, so that the threads do meet in it.
+        const int counts = 100_000;
+        using var router = Bare();
+        RunEightThreads(worker =>
+        {
+            for (var i = 0; i < counts; i++)
+            {
+                router.Count(router.Decide(5 + worker));
+            }
+        });
+
+        var metrics = router.GetMetrics();
+        Assert.Equal((8 * counts, 3 * counts, 5 * counts), (metrics.TotalDecisions, metrics.MambaCount, metrics.AttentionCount));
+        Assert.Equal(8.5, metrics.AverageLength);
+    }
+
+    [Fact]
+    public void EightThreadsShareOneRouter()
+    {
         const int threads = 8;
         const int calls = 60;
         using var router = Bare();
-        var failures = new List<Exception>();
-        var workers = Enumerable.Range(0, threads).Select(worker => new Thread(() => Run(worker))).ToArray();
-        Array.ForEach(workers, worker => worker.Start());
-        Array.ForEach(workers, worker => worker.Join());
-
-        Assert.Empty(failures);
+        RunEightThreads(Run);
         var metrics = router.GetMetrics();
         Assert.Equal(threads * calls, metrics.TotalDecisions);
         Assert.Equal(threads * calls / 3, metrics.MambaCount);
@@ -223,25 +237,15 @@ public class HybridAttentionTests
 
         void Run(int worker)
         {
-            try
+            using var scope = NewDisposeScope();
+            using var guard = no_grad();
+            var inputs = new[] { 2, 5, 11 }.Select(length => Values.Normal((ulong)worker, 1, length, Width)).ToArray();
+            var expected = inputs.Select((x, i) => router.Branch(i == 2 ? Route.Mamba : Route.Attention).call(x)).ToArray();
+            for (var call = 0; call < calls; call++)
             {
-                using var scope = NewDisposeScope();
-                using var guard = no_grad();
-                var inputs = new[] { 2, 5, 11 }.Select(length => Values.Normal((ulong)worker, 1, length, Width)).ToArray();
-                var expected = inputs.Select((x, i) => router.Branch(i == 2 ? Route.Mamba : Route.Attention).call(x)).ToArray();
-                for (var call = 0; call < calls; call++)
-                {
-                    using var state = router.CreateState(1);
-                    using var y = router.forward(inputs[call % 3], new MixerContext { State = call % 2 == 0 ? state : null });
-                    TensorAssert.Close(expected[call % 3], y, 1e-6, $"thread {worker}, call {call}");
-                }
-            }
-            catch (Exception error)
-            {
-                lock (failures)
-                {
-                    failures.Add(error);
-                }
+                using var state = router.CreateState(1);
+                using var y = router.forward(inputs[call % 3], new MixerContext { State = call % 2 == 0 ? state : null });
+                TensorAssert.Close(expected[call % 3], y, 1e-6, $"thread {worker}, call {call}");
             }
         }
     }
@@ -278,6 +282,11 @@ public class HybridAttentionTests
         var error = Assert.ThrowsAny<ArgumentException>(() => new HybridAttention(2 * Width, options));
         Assert.StartsWith(text, error.Message, StringComparison.Ordinal);
     }
+
+    /// <summary>Runs the body on eight threads at once; what one of them throws is thrown here.</summary>
+    private static void RunEightThreads(Action<int> body) => Task.WaitAll(
+        [.. Enumerable.Range(0, 8).Select(worker => Task.Factory.StartNew(
+            () => body(worker), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default))]);
 
     /// <summary>Attention below ten tokens, Mamba from there on, without norms and residuals.</summary>
     private static HybridAttention Bare()

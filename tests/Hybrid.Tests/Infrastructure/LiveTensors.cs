@@ -1,6 +1,6 @@
 using static TorchSharp.torch;
 
-namespace Hybrid.Tests.Checkpoints;
+namespace Hybrid.Tests.Infrastructure;
 
 /// <summary>Counts tensors that are alive, to find those that are left behind.</summary>
 internal static class LiveTensors
