@@ -52,6 +52,15 @@ public class CompositeState : MixerState
     }
 
     /// <inheritdoc/>
+    protected internal override void EnsureRoom(long count, IReadOnlyList<long>? lengths)
+    {
+        foreach (var part in parts)
+        {
+            part.EnsureRoom(count, lengths);
+        }
+    }
+
+    /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
         if (disposing)

@@ -171,6 +171,24 @@ public abstract class MixerState : IDisposable
         current.Dispose();
     }
 
+    /// <summary>
+    /// Throws where the state cannot take more tokens. A stack asks all its states before the first layer runs, so that a call that one
+    /// layer would refuse leaves none of them advanced.
+    /// </summary>
+    /// <param name="count">Tokens of the call.</param>
+    /// <param name="lengths">Real tokens of each sequence, or null.</param>
+    /// <exception cref="InvalidOperationException">A sequence would outgrow its limit.</exception>
+    protected internal virtual void EnsureRoom(long count, IReadOnlyList<long>? lengths)
+    {
+    }
+
+    /// <summary>Tokens that the longest sequence will have consumed after a call.</summary>
+    /// <param name="count">Tokens of the call.</param>
+    /// <param name="lengths">Real tokens of each sequence, or null; of another number than the sequences, it counts as null.</param>
+    /// <returns>The position.</returns>
+    internal long PositionAfter(long count, IReadOnlyList<long>? lengths) =>
+        lengths?.Count == positions.Length ? positions.Zip(lengths, (position, length) => position + length).Max() : Position + count;
+
     /// <summary>Counts the tokens of a call.</summary>
     /// <param name="count">Tokens added to every sequence, unless <paramref name="lengths"/> says otherwise.</param>
     /// <param name="lengths">Tokens added to each sequence, or null.</param>

@@ -34,6 +34,15 @@ public sealed class KeyValueState : MixerState
     /// <inheritdoc/>
     private protected override IReadOnlyList<int> FreeDimensions => [2];
 
+    /// <inheritdoc/>
+    protected internal override void EnsureRoom(long count, IReadOnlyList<long>? lengths)
+    {
+        if (PositionAfter(count, lengths) is var position && position > maxLength)
+        {
+            throw new InvalidOperationException($"KeyValueState: the sequence would have {position} tokens; max_length is {maxLength}.");
+        }
+    }
+
     internal override Action PrepareRestore(StateReader reader, string prefix, long[] newPositions)
     {
         var commit = base.PrepareRestore(reader, prefix, newPositions);
@@ -63,10 +72,10 @@ public sealed class KeyValueState : MixerState
     /// reach the new keys and values; under no_grad it is a view of the buffers.
     /// </summary>
     /// <returns>Keys and values [B, H, S, K], S being the longest row with its new tokens.</returns>
-    internal (Tensor Keys, Tensor Values) Append(Tensor keys, Tensor values, string owner)
+    internal (Tensor Keys, Tensor Values) Append(Tensor keys, Tensor values)
     {
         var (start, count) = (Position, keys.size(2));
-        EnsureCapacity(start + count, owner);
+        EnsureCapacity(start + count);
         using var scope = NewDisposeScope();
         var slots = IsUniform ? null : RowSlots(count, keys.device);
         var allKeys = Write(0, keys, start, count, slots);
@@ -106,13 +115,9 @@ public sealed class KeyValueState : MixerState
         (tensor(Positions.ToArray(), dtype: ScalarType.Int64).to(device).unsqueeze(1) + arange(count, dtype: ScalarType.Int64, device: device))
             .unsqueeze(1).unsqueeze(-1);
 
-    private void EnsureCapacity(long needed, string owner)
+    /// <summary>Grows the buffers to at least twice their size, but not past the longest sequence unless its padding needs slots too.</summary>
+    private void EnsureCapacity(long needed)
     {
-        if (needed > maxLength)
-        {
-            throw new InvalidOperationException($"{owner}: the sequence would have {needed} tokens; max_length is {maxLength}.");
-        }
-
         if (needed <= Capacity)
         {
             return;
@@ -121,7 +126,7 @@ public sealed class KeyValueState : MixerState
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         var capacity = Math.Max(needed, Capacity * 2);
-        capacity = Math.Min(capacity, maxLength ?? capacity);
+        capacity = Math.Max(needed, Math.Min(capacity, maxLength ?? capacity));
         for (var index = 0; index < 2; index++)
         {
             var old = this[index];

@@ -42,6 +42,11 @@ public sealed record AttentionOptions
     /// <summary>Longest sequence that a state takes; null means no limit.</summary>
     public long? MaxLength { get; init; }
 
+    /// <summary>Channels of a head that turn.</summary>
+    /// <param name="width">Model width D.</param>
+    /// <returns>The share of the head width, rounded down.</returns>
+    internal long RotaryWidth(long width) => (long)((HeadDim ?? (width / NumHeads)) * PartialRotaryFactor);
+
     /// <summary>Throws where a value is out of its range or does not fit the width.</summary>
     /// <param name="width">Model width D.</param>
     public void Validate(long width)
@@ -65,6 +70,13 @@ public sealed record AttentionOptions
         {
             throw new ArgumentException(
                 $"AttentionOptions: the width, {width}, must be a multiple of NumHeads, {NumHeads}, unless HeadDim is set.", nameof(NumHeads));
+        }
+
+        if (UseRope && RotaryWidth(width) is var rotary && (rotary < 2 || rotary % 2 != 0))
+        {
+            throw new ArgumentException(
+                $"AttentionOptions: HeadDim times PartialRotaryFactor, the channels that turn, must be even and positive; got {rotary}.",
+                nameof(HeadDim));
         }
     }
 }
@@ -109,7 +121,7 @@ public sealed class MultiHeadAttention : SequenceMixer
         headWidth = options.HeadDim ?? (width / heads);
         if (options.UseRope)
         {
-            rotary = new RotaryEmbedding((long)(headWidth * options.PartialRotaryFactor), options.RopeTheta);
+            rotary = new RotaryEmbedding(options.RotaryWidth(width), options.RopeTheta);
         }
 
         queryProjection = Linear(width, heads * headWidth, hasBias: options.UseBias);
@@ -136,6 +148,7 @@ public sealed class MultiHeadAttention : SequenceMixer
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, queryProjection.weight.dtype);
         var state = RequireState<KeyValueState>(context.State, batch.Size);
+        state?.EnsureRoom(batch.Length, batch.Lengths);
 
         var query = SplitHeads(queryProjection.call(batch.Input), heads, batch);         // [B, H, T, K]
         var key = SplitHeads(keyProjection.call(batch.Input), keyValueHeads, batch);
@@ -156,7 +169,7 @@ public sealed class MultiHeadAttention : SequenceMixer
 
         if (state is not null)
         {
-            (key, value) = state.Append(key, value, GetName());
+            (key, value) = state.Append(key, value);
         }
 
         var mixed = Attend(query, key, value, positions, state, context.SequenceIds);    // [B, H, T, K]

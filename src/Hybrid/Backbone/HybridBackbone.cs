@@ -86,6 +86,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
 
         using var scope = NewDisposeScope();
         var state = RequireState(context.State, input.size(0));
+        state?.EnsureRoom(input.size(1), context.Lengths);
         var x = inputProjection?.call(input) ?? input;
         for (var i = 0; i < layers.Count; i++)
         {

@@ -66,6 +66,7 @@ public sealed class ModuleStack : nn.Module<Tensor, Tensor>
 
         using var scope = NewDisposeScope();
         var state = RequireState(context.State, shape[0]);
+        state?.EnsureRoom(shape[1], context.Lengths);
         var x = input;
         for (var i = 0; i < mixers.Length; i++)
         {

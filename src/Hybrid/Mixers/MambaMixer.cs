@@ -66,6 +66,7 @@ public sealed record MambaOptions
         OptionRange.AtLeast(nameof(MambaOptions), nameof(ExpandFactor), ExpandFactor, 1);
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DtRank), DtRank ?? 1, 1);
         OptionRange.Positive(nameof(MambaOptions), nameof(DtMin), DtMin);
+        OptionRange.Positive(nameof(MambaOptions), nameof(DtMax), DtMax);
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DtMax), DtMax, DtMin);
         OptionRange.Positive(nameof(MambaOptions), nameof(DtInitFloor), DtInitFloor);
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DtLimitMin), DtLimitMin ?? 0, 0);

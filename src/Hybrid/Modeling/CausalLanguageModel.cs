@@ -129,7 +129,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
                 $"CausalLanguageModel: ids must be Int64 [B, T] with B, T >= 1; got {ids.dtype} [{string.Join(", ", shape)}].", nameof(ids));
         }
 
-        var total = (context.State?.Position ?? 0) + shape[1];
+        var total = context.State?.PositionAfter(shape[1], context.Lengths) ?? shape[1];
         if (total > Options.MaxSeqLen)
         {
             throw new ArgumentException(

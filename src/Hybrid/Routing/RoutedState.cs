@@ -46,6 +46,9 @@ public sealed class RoutedState : MixerState
         TrimPositions(position);
     }
 
+    /// <inheritdoc/>
+    protected internal override void EnsureRoom(long count, IReadOnlyList<long>? lengths) => Inner?.EnsureRoom(count, lengths);
+
     internal void Choose(RoutingDecision decision, MixerState inner) => (Decision, Route, Inner) = (decision, decision.Route, inner);
 
     /// <inheritdoc/>

@@ -16,6 +16,8 @@ public sealed class TokenCorpus
     /// <param name="validationFraction">Share at the end that is held out, above 0 and below 1.</param>
     public TokenCorpus(int[] tokens, double validationFraction)
     {
+        OptionRange.Positive(nameof(TokenCorpus), nameof(validationFraction), validationFraction);
+        OptionRange.DropRate(nameof(TokenCorpus), nameof(validationFraction), validationFraction);
         this.tokens = tokens;
         trainingCount = (int)(tokens.Length * (1 - validationFraction));
     }
@@ -50,6 +52,8 @@ public sealed class TokenCorpus
     /// <exception cref="ArgumentException">The text is shorter than a window.</exception>
     public IEnumerable<(Tensor Ids, Tensor Targets)> ValidationBatches(int count, int batch, int length, Device device)
     {
+        ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(batch, 1);
         RequireWindow(ValidationCount, length, "validation");
         var available = (ValidationCount - 1) / length;
         var used = Math.Min(count, available);

@@ -62,11 +62,25 @@ public class KeyValueStateTests
         Assert.Equal(maxLength, state.Capacity);
 
         var error = Assert.Throws<InvalidOperationException>(() => Step(mixer, state, 1));
-        Assert.Equal($"MultiHeadAttention: the sequence would have {maxLength + 1} tokens; max_length is {maxLength}.", error.Message);
+        Assert.Equal($"KeyValueState: the sequence would have {maxLength + 1} tokens; max_length is {maxLength}.", error.Message);
         Assert.Equal(maxLength, state.Position);
         state.Trim(maxLength - 1);
         Step(mixer, state, 1);
         Assert.Equal(maxLength, state.Position);
+    }
+
+    [Fact]
+    public void PaddingDoesNotCountAgainstTheLimit()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var mixer = new MultiHeadAttention(Width, new AttentionOptions { NumHeads = 2, MaxLength = 8 });
+        using var state = mixer.CreateState(2);
+        mixer.forward(Values.Normal(1, 2, 6, Width), new MixerContext { State = state, Lengths = [6, 2] });
+        mixer.forward(Values.Normal(2, 2, 5, Width), new MixerContext { State = state, Lengths = [2, 5] });
+        Assert.Equal([8, 7], state.Positions);
+        var refused = new MixerContext { State = state, Lengths = [1, 1] };
+        Assert.Throws<InvalidOperationException>(() => mixer.forward(Values.Normal(3, 2, 1, Width), refused));
     }
 
     [Fact]

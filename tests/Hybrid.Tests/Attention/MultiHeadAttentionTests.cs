@@ -141,7 +141,7 @@ public class MultiHeadAttentionTests
         { "AttentionOptions.PartialRotaryFactor must be positive; got 0.", new AttentionOptions { PartialRotaryFactor = 0 } },
         { "AttentionOptions.PartialRotaryFactor must be 0..1; got 1.5.", new AttentionOptions { PartialRotaryFactor = 1.5 } },
         { "AttentionOptions.DropoutRate must be 0 or more and below 1; got 1.", new AttentionOptions { DropoutRate = 1 } },
-        { "RotaryEmbedding: the rotary width must be even and positive; got 3.", new AttentionOptions { NumHeads = 8, HeadDim = 3 } },
+        { "AttentionOptions: HeadDim times PartialRotaryFactor, the channels that turn, must be even and positive; got 3.", new AttentionOptions { NumHeads = 8, HeadDim = 3 } },
     };
 
     [Theory]

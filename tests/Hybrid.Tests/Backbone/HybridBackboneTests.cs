@@ -30,6 +30,22 @@ public class HybridBackboneTests
     }
 
     [Fact]
+    public void ACallThatOneLayerRefusesAdvancesNone()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var backbone = new BackboneBuilder(Width).WithPattern(LayerPattern.Cycle(2, ["mamba", "attention"]))
+            .WithMixer("attention", new AttentionOptions { NumHeads = 2, MaxLength = 4 }).Build();
+        using var state = backbone.CreateState(1);
+        var (first, second) = (Values.Normal(1, 1, 3, Width), Values.Normal(2, 1, 1, Width));
+        backbone.forward(first, new MixerContext { State = state });
+        Assert.Throws<InvalidOperationException>(() => backbone.forward(Values.Normal(3, 1, 2, Width), new MixerContext { State = state }));
+        Assert.All(state.Parts, part => Assert.Equal(3, part.Position));
+        var continued = backbone.forward(second, new MixerContext { State = state });
+        TensorAssert.Close(backbone.call(cat([first, second], 1)).narrow(1, 3, 1), continued, 1e-5, "after the refused call");
+    }
+
+    [Fact]
     public void AnInputOfAnotherWidthIsProjected()
     {
         using var scope = NewDisposeScope();

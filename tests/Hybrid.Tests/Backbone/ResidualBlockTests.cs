@@ -98,8 +98,11 @@ public class ResidualBlockTests
     {
         using var bare = new ResidualBlock(new MambaMixer(8));
         using var full = new ResidualBlock(new MambaMixer(8), new BlockOptions { FeedForward = new FeedForwardOptions() });
-        Assert.Equal([bare.get_parameter("mixer.out_proj.weight")], bare.ResidualOutputWeights);
-        Assert.Equal([full.get_parameter("mixer.out_proj.weight"), full.get_parameter("ffn.down_proj.weight")], full.ResidualOutputWeights);
+        Assert.Same(bare.get_parameter("mixer.out_proj.weight"), Assert.Single(bare.ResidualOutputWeights));
+        Assert.Collection(
+            full.ResidualOutputWeights,
+            weight => Assert.Same(full.get_parameter("mixer.out_proj.weight"), weight),
+            weight => Assert.Same(full.get_parameter("ffn.down_proj.weight"), weight));
     }
 
     [Fact]

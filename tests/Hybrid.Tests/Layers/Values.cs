@@ -29,12 +29,4 @@ internal static class Values
 
     /// <summary>x times its logistic function.</summary>
     public static double Silu(double x) => x * Sigmoid(x);
-
-    /// <summary>Live tensors once what the garbage collector still holds is gone, so that two counts can be compared.</summary>
-    public static long LiveTensors()
-    {
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
-        return Tensor.TotalCount;
-    }
 }

@@ -118,7 +118,8 @@ public class MambaMixerTests
     public void DecayRatesSkipsAndStepBiasesHaveNoWeightDecay()
     {
         using var mixer = new MambaMixer(8);
-        var names = mixer.named_parameters().Where(entry => mixer.ParametersWithoutWeightDecay.Contains(entry.parameter)).Select(entry => entry.name);
+        var names = mixer.named_parameters()
+            .Where(entry => mixer.ParametersWithoutWeightDecay.Any(parameter => ReferenceEquals(parameter, entry.parameter))).Select(entry => entry.name);
         Assert.Equal(["A_log", "D", "dt_proj.bias"], names.Order(StringComparer.Ordinal));
         Assert.Equal(3, mixer.ParametersWithoutWeightDecay.Count());
     }

@@ -1,4 +1,5 @@
 using Hybrid.Modeling;
+using Hybrid.Tests.Infrastructure;
 using Hybrid.Tests.Layers;
 using TorchSharp;
 using Xunit;
@@ -42,9 +43,9 @@ public class TextGenerationTests
     {
         using var model = Create();
         await CancelAfter(2);
-        var before = Values.LiveTensors();
+        var before = LiveTensors.Before();
         await CancelAfter(3);
-        Assert.Equal(before, Values.LiveTensors());
+        Assert.Equal(before, Tensor.TotalCount);
 
         async Task CancelAfter(int count)
         {
@@ -84,9 +85,9 @@ public class TextGenerationTests
     {
         using var model = Create();
         Assert.Equal(3, model.Generate("abc", Options).Take(3).Count());
-        var before = Values.LiveTensors();
+        var before = LiveTensors.Before();
         Assert.Equal(5, model.Generate("abc", Options).Take(5).Count());
-        Assert.Equal(before, Values.LiveTensors());
+        Assert.Equal(before, Tensor.TotalCount);
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 using Hybrid.Modeling;
+using Hybrid.Tests.Infrastructure;
 using Hybrid.Tests.Layers;
 using TorchSharp;
 using Xunit;
@@ -154,13 +155,13 @@ public class TokenGeneratorTests
     {
         using var model = SmallModel.Create();
         Run();
-        var before = Values.LiveTensors();
+        var before = LiveTensors.Before();
         for (var run = 0; run < 5; run++)
         {
             Run();
         }
 
-        Assert.Equal(before, Values.LiveTensors());
+        Assert.Equal(before, Tensor.TotalCount);
         Assert.True(is_grad_enabled());
 
         void Run()

@@ -261,7 +261,7 @@ public class HybridAttentionTests
             NamesOf(wrapped));
 
         static IEnumerable<string> NamesOf(HybridAttention router) => router.named_parameters()
-            .Where(entry => router.ResidualOutputWeights.Contains(entry.parameter)).Select(entry => entry.name).Order(StringComparer.Ordinal);
+            .Where(entry => router.ResidualOutputWeights.Any(weight => ReferenceEquals(weight, entry.parameter))).Select(entry => entry.name).Order(StringComparer.Ordinal);
     }
 
     public static TheoryData<string, HybridAttentionOptions> BadOptions => new()

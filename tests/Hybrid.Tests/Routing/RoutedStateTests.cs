@@ -88,10 +88,10 @@ public sealed class RoutedStateTests : IDisposable
         SafeTensorsFile.Write(
             path, [], new Dictionary<string, string> { ["kind"] = nameof(RoutedState), ["positions"] = "4,4", ["route"] = "Mamba" });
         using var state = Started(5);
-        var before = Values.LiveTensors();
+        var before = LiveTensors.Before();
         Assert.Throws<InvalidDataException>(() => state.Load(path));
         Assert.Equal((Route.Attention, 5), (state.Route, state.Position));
-        Assert.Equal(before, Values.LiveTensors());
+        Assert.Equal(before, Tensor.TotalCount);
     }
 
     [Fact]

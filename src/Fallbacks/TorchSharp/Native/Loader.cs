@@ -12,6 +12,7 @@ internal static unsafe class Loader
     {
         if (library != Shim.Library) return 0;
         ChooseOpenBlasKernels();
+        LetIdleThreadsSleep();
         var file = $"lib{Shim.Library}.so";
         string[] folders = [AppContext.BaseDirectory, Path.GetDirectoryName(assembly.Location) ?? ""];
         foreach (var candidate in folders.Select(folder => Path.Combine(folder, file)))
@@ -30,17 +31,25 @@ internal static unsafe class Loader
     private static void ChooseOpenBlasKernels()
     {
         var kernels = Avx512F.IsSupported ? "SkylakeX" : Avx2.IsSupported ? "Haswell" : null;
-        if (kernels is null) return;
-        fixed (byte* name = "OPENBLAS_CORETYPE\0"u8)
-        fixed (byte* value = Encoding.ASCII.GetBytes(kernels + '\0'))
-            setenv(name, value, 0);
+        if (kernels is not null) SetUnlessSet("OPENBLAS_CORETYPE", kernels);
     }
+
+    // libtorch, its BLAS and .NET each have a thread pool on the same processors. OpenMP's threads would spin after every operation
+    // and keep the others from theirs.
+    private static void LetIdleThreadsSleep() => SetUnlessSet("OMP_WAIT_POLICY", "passive");
 
     // A libtorch without MKL starts with one thread.
     private static void UseAllProcessors(nint loaded)
     {
         if (!string.IsNullOrEmpty(Environment.GetEnvironmentVariable("OMP_NUM_THREADS"))) return;
         ((delegate* unmanaged<int, int>)NativeLibrary.GetExport(loaded, nameof(Shim.hy_set_threads)))(Environment.ProcessorCount);
+    }
+
+    private static void SetUnlessSet(string name, string value)
+    {
+        fixed (byte* key = Encoding.ASCII.GetBytes(name + '\0'))
+        fixed (byte* text = Encoding.ASCII.GetBytes(value + '\0'))
+            setenv(key, text, 0);
     }
 
     // .NET's own SetEnvironmentVariable does not reach the native environment.
