@@ -39,11 +39,13 @@ record_source() {
   mv "$props.tmp" "$props"
 }
 
+central_version() { sed -n "s:.*Include=\"$1\" Version=\"\([^\"]*\)\".*:\1:p" Directory.Packages.props; }
+
 # Restores a project that references just the two packages; only "not found" means that the feed lacks them.
 probe_feed() {
   local probe=artifacts/probe version_torch version_tomlyn log
-  version_torch=$(sed -n 's:.*Include="TorchSharp" Version="\([^"]*\)".*:\1:p' Directory.Packages.props)
-  version_tomlyn=$(sed -n 's:.*Include="Tomlyn" Version="\([^"]*\)".*:\1:p' Directory.Packages.props)
+  version_torch=$(central_version TorchSharp)
+  version_tomlyn=$(central_version Tomlyn)
   rm -rf "$probe" && mkdir -p "$probe"
   printf '<Project />\n' | tee "$probe/Directory.Build.props" "$probe/Directory.Packages.props" >"$probe/Directory.Build.targets"
   cat >"$probe/probe.csproj" <<PROBE
@@ -142,7 +144,10 @@ prepare_native() {
 
 # --- commands ----------------------------------------------------------------------------------------------------------
 
-compile() { dotnet build "$1" -c $configuration -v quiet -clp:NoSummary; }
+compile() {
+  mkdir -p artifacts
+  dotnet build "$1" -c $configuration -v quiet >artifacts/build.log 2>&1 || { cat artifacts/build.log >&2; die "$1 does not compile"; }
+}
 
 # The fallbacks are tested where they are used; on a feed with the real packages nothing of them is built.
 run_tests() {
@@ -166,7 +171,15 @@ run_tests() {
 }
 
 pack() {
-  dotnet pack src/Hybrid/Hybrid.csproj -c $configuration -o artifacts/packages -v quiet
+  compile src/Hybrid/Hybrid.csproj
+  dotnet pack src/Hybrid/Hybrid.csproj -c $configuration --no-build -o artifacts/packages -v quiet
+  # Whatever it was compiled against, the package must depend on the real packages.
+  local package nuspec
+  nuspec=$(cat src/Hybrid/obj/$configuration/Hybrid.*.nuspec)
+  for package in TorchSharp Tomlyn Microsoft.Extensions.Logging.Abstractions; do
+    grep -q "id=\"$package\" version=\"$(central_version "$package")\"" <<<"$nuspec" ||
+      die "the package does not depend on $package $(central_version "$package")"
+  done
   say "packages are in artifacts/packages"
 }
 

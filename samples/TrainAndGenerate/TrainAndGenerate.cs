@@ -21,9 +21,15 @@ internal static class Defaults
 internal static class TrainAndGenerate
 {
     private const int GeneratedBytes = 400;
+    private const int RedirectedWidth = 1000;
 
     public static int Run(RunOptions options)
     {
+        if (Console.IsOutputRedirected)
+        {
+            AnsiConsole.Profile.Width = RedirectedWidth;
+        }
+
         try
         {
             return TrainThenGenerate(options);

@@ -8,13 +8,14 @@ namespace Hybrid.Samples;
 internal sealed class TrainingLoop : IDisposable
 {
     private const int PlainLineEvery = 50;
+    private const int AveragedSteps = 20;
     private const int QuickWindows = 128;
     private const int FinalWindows = 1024;
 
     private readonly LanguageModelTrainer trainer;
     private readonly TrainingOptions options;
     private readonly Stopwatch clock = new();
-    private double loss = double.NaN;
+    private readonly Queue<double> recent = new();
     private double validation = double.NaN;
     private int firstStep;
     private volatile bool interrupted;
@@ -72,14 +73,17 @@ internal sealed class TrainingLoop : IDisposable
                     bar.Description = $"step {step + 1}/{options.Steps}  {Figures(step + 1)}";
                 }
             });
-        Console.WriteLine($"step {step}/{options.Steps}  {Figures(step)}");
         return step;
     }
 
     private void Advance(int step)
     {
-        var current = trainer.TrainStep(step);
-        loss = double.IsNaN(loss) ? current : (0.95 * loss) + (0.05 * current);
+        recent.Enqueue(trainer.TrainStep(step));
+        if (recent.Count > AveragedSteps)
+        {
+            recent.Dequeue();
+        }
+
         var last = step + 1 == options.Steps;
         if (last || (step + 1) % options.EvalEvery == 0)
         {
@@ -93,7 +97,7 @@ internal sealed class TrainingLoop : IDisposable
         var rate = (done - firstStep) / Math.Max(seconds, 1e-9);
         var left = TimeSpan.FromSeconds((options.Steps - done) / Math.Max(rate, 1e-9));
         var held = double.IsNaN(validation) ? "   -  " : $"{validation:f4}";
-        return $"loss {loss:f4}  validation {held}  {rate * options.BatchSize * options.SequenceLength:N0} tokens/s  {left:hh\\:mm\\:ss} left";
+        return $"loss {recent.Average():f4}  validation {held}  {rate * options.BatchSize * options.SequenceLength:N0} tokens/s  {left:hh\\:mm\\:ss} left";
     }
 
     private void Interrupt(object? sender, ConsoleCancelEventArgs arguments)

@@ -122,7 +122,7 @@ internal static unsafe class ScanKernel<TLane>
         var y = TLane.Zero;
         for (var i = 0; i < n; i++)
         {
-            var factor = TLane.Exp(step * TLane.Load(decay + (i * lanes)));
+            var factor = LaneMath.Exp(step * TLane.Load(decay + (i * lanes)));
             var h = TLane.MultiplyAdd(factor, TLane.Load(state + (i * lanes)), driven * TLane.Broadcast(inMatrix[i]));
             TLane.Store(h, state + (i * lanes));
             y = TLane.MultiplyAdd(h, TLane.Broadcast(outMatrix[i]), y);

@@ -39,7 +39,13 @@ public static partial class SelectiveScan
     {
         Validate(u, delta, A, B, C, D, z, deltaBias, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = CanRunOnCpu(u, B, C, restart, out _)
+        var fast = CanRunOnCpu(u, B, C, restart, out var reason);
+        if (!fast)
+        {
+            KernelDispatcher.Refused("SelectiveScan.Cpu", reason);
+        }
+
+        var (y, state) = fast
             ? Cpu(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask)
             : Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
