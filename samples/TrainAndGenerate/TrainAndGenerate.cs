@@ -36,7 +36,7 @@ internal static class TrainAndGenerate
         }
         catch (Exception error) when (error is HybridConfigException or ArgumentException or IOException or InvalidDataException)
         {
-            AnsiConsole.MarkupLineInterpolated($"[red]{error.Message}[/]");
+            Console.Error.WriteLine(error.Message);
             return 1;
         }
     }

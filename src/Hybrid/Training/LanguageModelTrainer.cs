@@ -40,7 +40,7 @@ public sealed class LanguageModelTrainer : IDisposable
     /// <returns>The optimizer; the caller disposes it.</returns>
     public static AdamW CreateOptimizer(nn.Module model, TrainingOptions options)
     {
-        var excluded = model.modules().OfType<SequenceMixer>().SelectMany(mixer => mixer.ParametersWithoutWeightDecay)
+        var excluded = model.modules().Append(model).OfType<SequenceMixer>().SelectMany(mixer => mixer.ParametersWithoutWeightDecay)
             .Select(parameter => parameter.Handle).ToHashSet();
         var groups = model.parameters().ToLookup(parameter => parameter.dim() >= 2 && !excluded.Contains(parameter.Handle));
         return optim.AdamW(

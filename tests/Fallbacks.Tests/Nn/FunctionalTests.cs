@@ -12,7 +12,7 @@ public sealed class FunctionalTests
     private static readonly double[] Points = [-30, -3, -1, -0.2, 0, 0.3, 1, 2.5, 30];
 
     public static TheoryData<string> Activations =>
-        ["relu", "silu", "sigmoid", "tanh", "gelu", "gelu tanh", "softplus", "softplus 2 3"];
+        ["relu", "silu", "gelu", "gelu tanh", "softplus", "softplus 2 3"];
 
     [Theory]
     [MemberData(nameof(Activations))]
@@ -25,10 +25,8 @@ public sealed class FunctionalTests
         {
             "relu" => (F.relu(x), v => Math.Max(0, v)),
             "silu" => (F.silu(x), v => v * Sigmoid(v)),
-            "sigmoid" => (F.sigmoid(x), Sigmoid),
-            "tanh" => (F.tanh(x), Math.Tanh),
             "gelu" => (F.gelu(x), v => v * NormalCdf(v)),
-            "gelu tanh" => (F.gelu(x, GELU.Approximate.tanh), v => 0.5 * v * (1 + Math.Tanh(Math.Sqrt(2 / Math.PI) * (v + 0.044715 * v * v * v)))),
+            "gelu tanh" => (x.gelu(GELU.Approximate.tanh), v => 0.5 * v * (1 + Math.Tanh(Math.Sqrt(2 / Math.PI) * (v + 0.044715 * v * v * v)))),
             "softplus" => (F.softplus(x), v => v > 20 ? v : Math.Log(1 + Math.Exp(v))),
             _ => (F.softplus(x, 2, 3), (Func<double, double>)(v => 2 * v > 3 ? v : Math.Log(1 + Math.Exp(2 * v)) / 2)),
         };
@@ -44,23 +42,8 @@ public sealed class FunctionalTests
         var x = Values.Tensor([-1, 2], 2);
         F.relu(x, inplace: true);
         Values.Near([0, 2], x);
-        nn.SiLU(inplace: true).call(x);
+        F.silu(x, inplace: true);
         Values.Near([0, 2 / (1 + Math.Exp(-2))], x);
-    }
-
-    [Fact]
-    public void Modules_do_what_the_functions_do()
-    {
-        using var scope = NewDisposeScope();
-        var x = Values.Tensor(Points, Points.Length);
-
-        Values.Near(Values.Of(F.relu(x)), nn.ReLU().call(x), 0);
-        Values.Near(Values.Of(F.silu(x)), nn.SiLU().call(x), 0);
-        Values.Near(Values.Of(F.sigmoid(x)), nn.Sigmoid().call(x), 0);
-        Values.Near(Values.Of(F.tanh(x)), nn.Tanh().call(x), 0);
-        Values.Near(Values.Of(F.gelu(x)), nn.GELU().call(x), 0);
-        Values.Near(Values.Of(F.gelu(x, GELU.Approximate.tanh)), nn.GELU(GELU.Approximate.tanh).call(x), 0);
-        Values.Near(Points, nn.Identity().call(x), 0);
     }
 
     [Fact]
@@ -102,7 +85,6 @@ public sealed class FunctionalTests
         };
 
         Values.Near(expected, F.cross_entropy(Values.Tensor(x, 4, 3), tensor(target), reduction: reduction, label_smoothing: smoothing));
-        Values.Near(expected, new CrossEntropyLoss(reduction: reduction, label_smoothing: smoothing).call(Values.Tensor(x, 4, 3), tensor(target)));
     }
 
     [Fact]
@@ -115,19 +97,7 @@ public sealed class FunctionalTests
 
         Values.Near([(3 * first + second) / 4], F.cross_entropy(Values.Tensor(x, 2, 2), tensor(new long[] { 1, 0 }), weight));
         Values.Near([first], F.cross_entropy(Values.Tensor(x, 2, 2), tensor(new long[] { 1, 0 }), ignore_index: 0));
-        Values.Near([second], nn.CrossEntropyLoss(ignore_index: 1).call(Values.Tensor(x, 2, 2), tensor(new long[] { 1, 0 })));
-    }
-
-    [Fact]
-    public void Other_losses_follow_their_formulas()
-    {
-        using var scope = NewDisposeScope();
-        var logs = Values.Tensor([-1, -2, -3, -0.5], 2, 2);
-
-        Values.Near([(2 + 3) / 2d], F.nll_loss(logs, tensor(new long[] { 1, 0 })));
-        Values.Near([2, 3], F.nll_loss(logs, tensor(new long[] { 1, 0 }), reduction: nn.Reduction.None));
-        Values.Near([(4 + 1 + 0 + 6.25) / 4], F.mse_loss(logs, Values.Tensor([-3], 1)));
-        Values.Near([11.25], F.mse_loss(logs, Values.Tensor([-3], 1), nn.Reduction.Sum));
+        Values.Near([second], F.cross_entropy(Values.Tensor(x, 2, 2), tensor(new long[] { 1, 0 }), ignore_index: 1));
     }
 
     [Theory]
@@ -227,37 +197,21 @@ public sealed class FunctionalTests
     }
 
     [Fact]
-    public void One_hot_and_normalize()
-    {
-        using var scope = NewDisposeScope();
-
-        Values.Near([0, 1, 0, 1, 0, 0], F.one_hot(tensor(new long[] { 1, 0 }), 3));
-        Values.Near([0.6, 0.8, 0, 0], F.normalize(Values.Tensor([3, 4, 0, 0], 2, 2)));
-        Values.Near([1 / 3d, 2 / 3d, 0, 1], F.normalize(Values.Tensor([1, 2, 0, 5], 2, 2), p: 1, dim: -1));
-    }
-
-    [Fact]
     public void Initialisers_fill_within_their_bounds()
     {
         using var scope = NewDisposeScope();
         manual_seed(4);
         var weight = nn.Parameter(zeros(50, 40, 3, ScalarType.Float64));
 
-        nn.init.xavier_uniform_(weight);
-        double bound = Math.Sqrt(6d / (120 + 150));
-        Assert.InRange(Values.Of(weight).Max(Math.Abs), 0.99 * bound, bound);
-        nn.init.kaiming_uniform_(weight, nonlinearity: nn.init.NonlinearityType.ReLU, mode: nn.init.FanInOut.FanOut);
-        bound = Math.Sqrt(6d / 150);
-        Assert.InRange(Values.Of(weight).Max(Math.Abs), 0.99 * bound, bound);
+        nn.init.uniform_(weight, -0.5, 2);
+        Assert.InRange(Values.Of(weight).Min(), -0.5, -0.49);
+        Assert.InRange(Values.Of(weight).Max(), 1.99, 2);
         nn.init.normal_(weight, 3, 0.5);
         // 6000 draws: the mean has standard error 0.0065.
         Assert.InRange(Values.Of(weight).Average(), 2.97, 3.03);
-        Values.Near(Enumerable.Repeat(2.5, 6000).ToArray(), nn.init.constant_(weight, 2.5));
         Values.Near(Enumerable.Repeat(1d, 6000).ToArray(), nn.init.ones_(weight));
         Values.Near(new double[6000], nn.init.zeros_(weight));
         Assert.True(weight.is_leaf && weight.requires_grad);
-        Assert.Equal((120, 150), nn.init.CalculateFanInAndFanOut(weight));
-        Assert.Throws<ArgumentException>(() => nn.init.xavier_uniform_(zeros(3)));
     }
 
     [Theory]
@@ -278,9 +232,6 @@ public sealed class FunctionalTests
         Values.Near([-4 * scale], parameters[1].grad!, 1e-7);
         Assert.Null(parameters[2].grad);
         Assert.Equal(4 * scale, nn.utils.clip_grad_norm_(parameters, 1e9, double.PositiveInfinity), 1e-6);
-        nn.utils.clip_grad_value_(parameters, 0.5);
-        Values.Near([0.5, 0], parameters[0].grad!);
-        Values.Near([-0.5], parameters[1].grad!);
     }
 
     private static double NormalCdf(double x)

@@ -104,7 +104,7 @@ public sealed class MoveTests
     }
 
     [Fact]
-    public void Lists_and_sequences_move_their_contents()
+    public void Lists_and_nested_modules_move_their_contents()
     {
         using var scope = NewDisposeScope();
         using var probe = new ContainerProbe();
@@ -114,6 +114,14 @@ public sealed class MoveTests
         Assert.All(probe.parameters(), p => Assert.Equal(ScalarType.BFloat16, p.dtype));
         Assert.Equal(8, probe.parameters().Count());
         Assert.Equal(8 + 1, probe.state_dict().Values.Count(t => !t.IsInvalid));
+    }
+
+    [Fact]
+    public void A_module_with_two_properties_of_one_name_cannot_be_moved()
+    {
+        using var probe = new IndexedProbe();
+
+        Assert.Throws<ArgumentException>(() => probe.to(ScalarType.Float64));
     }
 
     [Fact]

@@ -54,19 +54,48 @@ internal sealed class OpenProbe : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor input) => input.alias();
 }
 
-/// <summary>A list, a sequence, parameters and a buffer, in this order.</summary>
+/// <summary>Modules one after the other.</summary>
+internal sealed class ChainProbe : nn.Module<Tensor, Tensor>
+{
+    private readonly Linear up = nn.Linear(3, 4);
+    private readonly Dropout act = nn.Dropout();
+    private readonly Linear down = nn.Linear(4, 3, hasBias: false);
+
+    public ChainProbe() : base(nameof(ChainProbe)) => RegisterComponents();
+
+    public override Tensor forward(Tensor input) => down.call(act.call(up.call(input)));
+}
+
+/// <summary>A list, a chain, parameters and a buffer, in this order.</summary>
 internal sealed class ContainerProbe : nn.Module<Tensor, Tensor>
 {
-    private readonly ModuleList<Linear> layers = nn.ModuleList(nn.Linear(3, 2), nn.Linear(2, 3, hasBias: false));
-    private readonly Sequential chain = nn.Sequential(("up", nn.Linear(3, 4)), ("act", nn.ReLU()), ("down", nn.Linear(4, 3, hasBias: false)));
-    private readonly ParameterList scales = nn.ParameterList(nn.Parameter(ones(1)), nn.Parameter(zeros(2)));
+    private readonly ModuleList<Linear> layers = new(nn.Linear(3, 2), nn.Linear(2, 3, hasBias: false));
+    private readonly ChainProbe chain = new();
+    private readonly OpenProbe scales = new();
     private readonly Tensor counts = arange(3);
 
-    public ContainerProbe() : base(nameof(ContainerProbe)) => RegisterComponents();
+    public ContainerProbe() : base(nameof(ContainerProbe))
+    {
+        scales.register_parameter("0", nn.Parameter(ones(1)));
+        scales.register_parameter("1", nn.Parameter(zeros(2)));
+        RegisterComponents();
+    }
 
-    public Sequential Chain => chain;
-
-    public object[] Others => [layers, scales, counts];
+    public object[] Others => [layers, counts];
 
     public override Tensor forward(Tensor input) => chain.call(input);
+}
+
+/// <summary>Two properties of one name.</summary>
+internal sealed class IndexedProbe : nn.Module<Tensor, Tensor>
+{
+    public IndexedProbe() : base(nameof(IndexedProbe))
+    {
+    }
+
+    public int this[int index] => index;
+
+    public int this[string key] => key.Length;
+
+    public override Tensor forward(Tensor input) => input.alias();
 }

@@ -9,7 +9,7 @@ public static partial class torch
         public static partial class functional
         {
             private static readonly Op Linear = "linear", LayerNorm = "layer_norm", Convolve = "conv1d", ConvolvePadded = "conv1d.padding",
-                Pad = "pad", OneHot = "one_hot", VectorNorm = "linalg_vector_norm";
+                Pad = "pad";
 
             public static Tensor linear(Tensor input, Tensor weights, Tensor? bias = null) => Linear.Call(input, weights, bias);
 
@@ -39,16 +39,6 @@ public static partial class torch
             {
                 string name = mode is PaddingModes.Zeros or PaddingModes.Constant ? "constant" : mode.ToString().ToLowerInvariant();
                 return Pad.Call(input, pad, name, value == 0 ? Arg.None : value);
-            }
-
-            public static Tensor one_hot(Tensor x, long num_classes = -1) => OneHot.Call(x, num_classes);
-
-            /// <summary>x / max(||x||_p, eps) along a dimension.</summary>
-            public static Tensor normalize(Tensor input, double p = 2.0, long dim = 1L, double eps = 1e-12)
-            {
-                using var scope = NewDisposeScope();
-                var length = VectorNorm.Call(input, p, new[] { dim }, true).clamp_min(eps);
-                return (input / length).MoveToOuterDisposeScope();
             }
 
             private static long[] One(long? value, long otherwise) => [value ?? otherwise];

@@ -11,15 +11,13 @@ public static partial class torch
         {
             private static readonly Op VectorNorm = "linalg_vector_norm";
 
-            /// <summary>
-            /// Scales all gradients by max_norm / (norm + 1e-6) where that is below one.
-            /// </summary>
+            /// <summary>Scales all gradients by max_norm / (norm + 1e-6) where that is below one.</summary>
             /// <returns>The norm of all gradients together, before clipping.</returns>
             public static double clip_grad_norm_(IEnumerable<Parameter> tensors, double max_norm, double norm_type = 2.0)
             {
                 using var guard = no_grad();
                 using var scope = NewDisposeScope();
-                var gradients = Gradients(tensors);
+                var gradients = tensors.Select(parameter => parameter.grad).OfType<Tensor>().ToList();
                 if (gradients.Count == 0) return 0;
 
                 var device = gradients[0].device;
@@ -31,16 +29,6 @@ public static partial class torch
                     foreach (var gradient in gradients) gradient.mul_(scale);
                 return total;
             }
-
-            public static void clip_grad_value_(IEnumerable<Parameter> tensors, double clip_value)
-            {
-                using var guard = no_grad();
-                using var scope = NewDisposeScope();
-                foreach (var gradient in Gradients(tensors)) gradient.clamp_(-clip_value, clip_value);
-            }
-
-            private static List<Tensor> Gradients(IEnumerable<Parameter> parameters) =>
-                parameters.Select(parameter => parameter.grad).OfType<Tensor>().ToList();
         }
     }
 }

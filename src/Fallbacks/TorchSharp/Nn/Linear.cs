@@ -39,39 +39,25 @@ namespace TorchSharp
                 get => _weight!;
                 set
                 {
-                    if (value.Handle == _weight?.Handle) return;
-                    _weight?.Dispose();
-                    value.DetachFromDisposeScope();
-                    ConditionallyRegisterParameter(nameof(weight), _weight = value);
+                    if (value.Handle != _weight?.Handle) Hold(nameof(weight), ref _weight, value);
                 }
             }
 
             public Parameter? bias
             {
                 get => _bias;
-                set
-                {
-                    _bias?.Dispose();
-                    value?.DetachFromDisposeScope();
-                    ConditionallyRegisterParameter(nameof(bias), _bias = value);
-                }
+                set => Hold(nameof(bias), ref _bias, value);
             }
 
             public override Tensor forward(Tensor tensor) => nn.functional.linear(tensor, _weight!, _bias);
 
-            protected internal override nn.Module _to(Device device, ScalarType dtype, bool non_blocking) => Move(dtype, device);
+            protected internal override nn.Module _to(Device device, ScalarType dtype, bool non_blocking) =>
+                Move(ref _weight, ref _bias, dtype, device);
 
             protected internal override nn.Module _to(DeviceType deviceType, int deviceIndex, bool non_blocking) =>
-                Move(null, new Device(deviceType, deviceIndex));
+                Move(ref _weight, ref _bias, null, new Device(deviceType, deviceIndex));
 
-            protected internal override nn.Module _to(ScalarType dtype, bool non_blocking) => Move(dtype, null);
-
-            private nn.Module Move(ScalarType? dtype, Device? device)
-            {
-                if (_weight is not null && ReplaceParameter(dtype, device, _weight, out var w)) weight = w!;
-                if (_bias is not null && ReplaceParameter(dtype, device, _bias, out var b)) bias = b;
-                return this;
-            }
+            protected internal override nn.Module _to(ScalarType dtype, bool non_blocking) => Move(ref _weight, ref _bias, dtype, null);
 
             protected override void Dispose(bool disposing)
             {

@@ -32,12 +32,6 @@ public static partial class torch
                 return this;
             }
 
-            public Module _to(Tensor other, bool non_blocking)
-            {
-                _to(other.dtype, non_blocking);
-                return _to(other.device_type, other.device_index, non_blocking);
-            }
-
             protected void _toEpilog(ScalarType dtype, bool non_blocking) => _toEpilog(dtype, null, non_blocking);
 
             protected void _toEpilog(Device device, ScalarType dtype, bool non_blocking) => _toEpilog(dtype, device, non_blocking);
@@ -117,9 +111,6 @@ public static partial class torch
                 result = buffer.to(target, device ?? buffer.device, disposeAfter: true).DetachFromDisposeScope();
                 return true;
             }
-
-            protected static (Device device, ScalarType dtype) GetDefaultDeviceAndType(Device? device = null, ScalarType? dtype = null) =>
-                (device ?? get_default_device(), dtype ?? get_default_dtype());
 
             private static bool WillCopy(Tensor tensor, ScalarType? dtype, Device? device)
             {

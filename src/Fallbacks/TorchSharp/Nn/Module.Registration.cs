@@ -54,8 +54,6 @@ public static partial class torch
                 _internal_params.Add(name, param);
             }
 
-            public void add_module(string name, Module module) => register_module(name, module);
-
             public virtual void register_module(string name, Module submodule)
             {
                 if (submodule is null || submodule._disposed)
@@ -74,9 +72,6 @@ public static partial class torch
                 _internal_submodules.Add(name, submodule);
             }
 
-            protected void ConditionallyRegisterParameter(string name, Tensor value) =>
-                ConditionallyRegisterParameter(name, value as Parameter);
-
             protected void ConditionallyRegisterParameter(string name, Parameter? value)
             {
                 if (value is null) _internal_params.Remove(name);
@@ -88,8 +83,6 @@ public static partial class torch
                 if (value is null) _internal_buffers.Remove(name);
                 else _internal_buffers[name] = (value, persistent);
             }
-
-            protected void ClearModules() => _internal_submodules.clear();
 
             // A name that occurs again in a base class is passed over: the most derived field wins.
             private static IEnumerable<FieldInfo> FieldsOf(Type type)

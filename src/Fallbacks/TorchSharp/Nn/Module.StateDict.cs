@@ -112,8 +112,6 @@ public static partial class torch
                 }
                 return this;
             }
-
-            public static Module Create<T>(string path) where T : Module, new() => new T().load(path);
         }
     }
 }

@@ -111,11 +111,6 @@ public static partial class torch
 
             public virtual IEnumerable<Parameter> parameters(bool recurse = true) => named_parameters(recurse).Select(p => p.parameter);
 
-            public virtual IEnumerable<Tensor> buffers(bool recurse = true, bool include_nonpersistent = true) =>
-                named_buffers(recurse, include_nonpersistent).Select(b => b.buffer);
-
-            public virtual IEnumerable<Module> children() => named_children().Select(c => c.module);
-
             public virtual IEnumerable<Module> modules() => named_modules().Select(m => m.module);
 
             public virtual bool has_parameter(string target) =>

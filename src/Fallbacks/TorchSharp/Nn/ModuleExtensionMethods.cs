@@ -19,9 +19,6 @@ public static class ModuleExtensionMethods
     public static T to<T>(this T module, string device, bool non_blocking = false) where T : nn.Module =>
         module.to(new Device(device), non_blocking);
 
-    public static T to<T>(this T module, Tensor other, bool non_blocking = false) where T : nn.Module =>
-        (T)module._to(other, non_blocking);
-
     public static T cpu<T>(this T module, bool non_blocking = false) where T : nn.Module =>
         (T)module._to(DeviceType.CPU, -1, non_blocking);
 
@@ -29,10 +26,6 @@ public static class ModuleExtensionMethods
         (T)module._to(DeviceType.CUDA, deviceIndex, non_blocking);
 
     public static T half<T>(this T module, bool non_blocking = false) where T : nn.Module => module.to(ScalarType.Float16, non_blocking);
-
-    public static T bfloat16<T>(this T module, bool non_blocking = false) where T : nn.Module => module.to(ScalarType.BFloat16, non_blocking);
-
-    public static T @float<T>(this T module, bool non_blocking = false) where T : nn.Module => module.to(ScalarType.Float32, non_blocking);
 
     public static T @double<T>(this T module, bool non_blocking = false) where T : nn.Module => module.to(ScalarType.Float64, non_blocking);
 }

@@ -2,12 +2,8 @@ using static TorchSharp.torch;
 
 namespace TorchSharp.Modules;
 
-public interface IParameterLessModule
-{
-}
-
 /// <summary>A module with nothing to move and nothing to register.</summary>
-public abstract class ParameterLessModule<T1, TResult> : nn.Module<T1, TResult>, IParameterLessModule
+public abstract class ParameterLessModule<T1, TResult> : nn.Module<T1, TResult>
 {
     protected ParameterLessModule(string name) : base(name)
     {

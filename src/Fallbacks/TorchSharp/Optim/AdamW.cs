@@ -10,7 +10,7 @@ namespace TorchSharp
         /// p &lt;- (1 - lr wd) p - lr m / (sqrt(v) + eps), with bias-corrected moments m and v.
         /// https://arxiv.org/abs/1711.05101
         /// </summary>
-        public class AdamW : OptimizerHelper, optim.IBetas
+        public class AdamW : OptimizerHelper
         {
             public AdamW(IEnumerable<Parameter> parameters, double lr = 1e-3, double beta1 = 0.9, double beta2 = 0.999, double eps = 1e-8, double weight_decay = 0, bool amsgrad = false, bool maximize = false)
                 : this([new ParamGroup { Parameters = parameters }], lr, beta1, beta2, eps, weight_decay, amsgrad, maximize)
@@ -38,12 +38,6 @@ namespace TorchSharp
                 };
                 _parameter_groups = [];
                 foreach (var group in parameters) add_param_group(group);
-            }
-
-            public (double, double) Betas
-            {
-                get => (((Options)_defaults).beta1.Value, ((Options)_defaults).beta2.Value);
-                set => (((Options)_defaults).beta1, ((Options)_defaults).beta2) = value;
             }
 
             public override void add_param_group(Modules.ParamGroup param_group)
@@ -181,13 +175,6 @@ namespace TorchSharp
                     max_exp_avg_sq = ((Options)options).amsgrad == true ? ZerosLikeParameter() : null;
                 }
 
-                public override void to(Device device)
-                {
-                    Move(ref exp_avg, device);
-                    Move(ref exp_avg_sq, device);
-                    Move(ref max_exp_avg_sq, device);
-                }
-
                 public override void SaveStateDict(BinaryWriter writer)
                 {
                     writer.Write(step);
@@ -217,6 +204,14 @@ namespace TorchSharp
                 public override bool ApproximatelyEquals(OptimizerState other) =>
                     other is State state && step == state.step && Close(exp_avg, state.exp_avg) &&
                     Close(exp_avg_sq, state.exp_avg_sq) && Close(max_exp_avg_sq, state.max_exp_avg_sq);
+
+                private Tensor ZerosLikeParameter() => zeros_like(_parameter).detach().DetachFromDisposeScope();
+
+                // On the parameter's device, and of no dispose scope.
+                private Tensor Own(Tensor source) => source?.to(_parameter.device, copy: true).DetachFromDisposeScope();
+
+                private static bool Close(Tensor left, Tensor right) =>
+                    left is null || right is null ? left is null && right is null : left.allclose(right);
             }
 
             public class ParamGroup : ParamGroup<Options>, optim.IBetas

@@ -7,17 +7,12 @@ public static partial class torch
 {
     public static partial class optim
     {
-        /// <summary>The learning rate of a parameter group, as schedulers see it.</summary>
+        /// <summary>The learning rate of a parameter group.</summary>
         public interface ILearningRateController
         {
             double LearningRate { get; set; }
 
             double InitialLearningRate { get; set; }
-        }
-
-        public interface IMomentum
-        {
-            double Momentum { get; set; }
         }
 
         public interface IBetas

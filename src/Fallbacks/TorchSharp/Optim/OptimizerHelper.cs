@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace TorchSharp.Modules;
 
-/// <summary>What the optimizers written in managed code share: groups, state by parameter, saving and loading.</summary>
+/// <summary>An optimizer's groups, its state by parameter, saving and loading.</summary>
 public abstract class OptimizerHelper : optim.Optimizer
 {
     protected OptimizerOptions _defaults;
@@ -40,11 +40,6 @@ public abstract class OptimizerHelper : optim.Optimizer
         return loss;
     }
 
-    public void to(Device device)
-    {
-        foreach (var parameter in parameters()) _state[parameter.Handle].to(device);
-    }
-
     public virtual StateDictionary state_dict()
     {
         var result = new StateDictionary();
@@ -69,18 +64,6 @@ public abstract class OptimizerHelper : optim.Optimizer
             if (own.Options[i] != state_dict.Options[i]) own.Options[i].LoadStateDict(state_dict.Options[i]);
         for (int i = 0; i < own.State.Count; i++)
             if (own.State[i] != state_dict.State[i]) own.State[i].LoadStateDict(state_dict.State[i]);
-    }
-
-    public void save_state_dict(string location)
-    {
-        using var writer = new BinaryWriter(File.Create(location));
-        save_state_dict(writer);
-    }
-
-    public void load_state_dict(string location)
-    {
-        using var reader = new BinaryReader(File.OpenRead(location));
-        load_state_dict(reader);
     }
 
     /// <summary>The optimizer's type name, both counts (LEB128), the options of each group, the state of each parameter.</summary>

@@ -46,10 +46,6 @@ public abstract class OptimizerState
 
     public virtual bool ApproximatelyEquals(OptimizerState other) => false;
 
-    public virtual void to(Device device)
-    {
-    }
-
     protected static void SaveConditionalStateTensor(BinaryWriter writer, Tensor tensor)
     {
         writer.Write(tensor is not null);
@@ -63,25 +59,6 @@ public abstract class OptimizerState
         if (!reader.ReadBoolean()) return;
         using var loaded = TensorExtensionMethods.Load(reader);
         result = loaded.to(device, copy: true).DetachFromDisposeScope();
-    }
-
-    /// <summary>A copy on the parameter's device that belongs to no dispose scope.</summary>
-    internal Tensor Own(Tensor source) => source is null ? null : source.to(_parameter.device, copy: true).DetachFromDisposeScope();
-
-    internal Tensor ZerosLikeParameter() => zeros_like(_parameter).detach().DetachFromDisposeScope();
-
-    internal static void Move(ref Tensor tensor, Device device)
-    {
-        if (tensor is null) return;
-        var moved = tensor.to(device, copy: true).DetachFromDisposeScope();
-        tensor.Dispose();
-        tensor = moved;
-    }
-
-    internal static bool Close(Tensor left, Tensor right)
-    {
-        if (left is null || right is null) return left is null && right is null;
-        return left.allclose(right);
     }
 }
 

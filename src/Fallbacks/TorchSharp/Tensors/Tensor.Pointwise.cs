@@ -58,6 +58,7 @@ public static partial class torch
         public Tensor relu() => Ops.relu.Call(this);
         public Tensor relu_() => Ops.relu_.Call(this);
         public Tensor gelu() => Ops.gelu.Call(this);
+        public Tensor gelu(Modules.GELU.Approximate approximate) => Ops.gelu.Call(this, approximate.ToString());
         public Tensor silu() => Ops.silu.Call(this);
         public Tensor silu_() => Ops.silu_.Call(this);
         public Tensor softplus(double beta = 1.0, double threshold = 20.0) => Ops.softplus.Call(this, beta, threshold);
