@@ -62,6 +62,51 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <returns>The number of scalar weights.</returns>
     public long CountParameters() => parameters().Sum(parameter => parameter.numel());
 
+    /// <summary>
+    /// The rule of thumb that earlier systems print for a Jamba-style stack, before any model is built; <see cref="CountParameters"/> is
+    /// exact. With I = H expand, a = heads * head width and r = H / N rounded down: a Mamba layer has 2HI + 4I + 2IN + 2Ir + IH, an
+    /// attention layer 4a^2 + 8H^2 weights.
+    /// </summary>
+    /// <param name="embedWidth">Width of the input.</param>
+    /// <param name="hiddenSize">Model width H.</param>
+    /// <param name="layers">Number of layers.</param>
+    /// <param name="attentionEvery">Attention at every so many layers; at least 1.</param>
+    /// <param name="stateSize">State size N; at least 1.</param>
+    /// <param name="expandFactor">Inner width over H.</param>
+    /// <param name="heads">Attention heads.</param>
+    /// <param name="headWidth">Width of a head.</param>
+    /// <returns>The estimate.</returns>
+    public static long EstimateParameterCount(
+        long embedWidth, long hiddenSize = 256, long layers = 6, long attentionEvery = 3, long stateSize = 16, long expandFactor = 2, long heads = 4, long headWidth = 64)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(attentionEvery, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(stateSize, 1);
+        var (inner, attentionWidth, rank) = (hiddenSize * expandFactor, heads * headWidth, hiddenSize / stateSize);
+        var mamba = (2 * hiddenSize * inner) + (4 * inner) + (2 * inner * stateSize) + (2 * inner * rank) + (inner * hiddenSize);
+        var attention = (4 * attentionWidth * attentionWidth) + (8 * hiddenSize * hiddenSize);
+        var attentionLayers = layers / attentionEvery;
+        return (embedWidth == hiddenSize ? 0 : embedWidth * hiddenSize) + (mamba * (layers - attentionLayers)) + (attention * attentionLayers);
+    }
+
+    /// <summary>The stack as a table: layer, mixer, shapes, parameters, and the bytes of its state for one sequence.</summary>
+    /// <returns>Lines of text, a header first, a total last.</returns>
+    public string Describe()
+    {
+        const string row = "{0,-6} {1,-18} {2,-26} {3,14} {4,14}";
+        using var state = CreateState(1);
+        var lines = new List<string> { string.Format(null, row, "layer", "mixer", "shape", "parameters", "state bytes") };
+        for (var i = 0; i < layers.Count; i++)
+        {
+            var shape = $"[B, T, {OutputSize}]";
+            lines.Add(string.Format(null, row, i, Pattern.Mixers[i], $"{shape} -> {shape}", $"{Count(layers[i]):N0}", $"{state.Parts[i].ByteSize:N0}"));
+        }
+
+        lines.Add(string.Format(null, row, "total", "", "", $"{CountParameters():N0}", $"{state.ByteSize:N0}"));
+        return string.Join(Environment.NewLine, lines.Select(line => line.TrimEnd()));
+
+        static long Count(Module module) => module.parameters().Sum(parameter => parameter.numel());
+    }
+
     /// <summary>Creates the state of all layers for sequences that have seen no token yet.</summary>
     /// <param name="batchSize">Number of sequences B; at least 1.</param>
     /// <returns>The state; the caller disposes it.</returns>

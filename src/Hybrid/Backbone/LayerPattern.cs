@@ -57,6 +57,26 @@ public sealed class LayerPattern
         return new([.. Enumerable.Range(0, layers).Select(i => attentionLayers.Contains(i) ? AttentionName : backbone)]);
     }
 
+    /// <summary>
+    /// Backbone and attention layers in a ratio, spread evenly: of n layers, <c>clamp(round(n a / (a + b)), 1, n)</c> are attention, the
+    /// i-th of them (from 0) at layer <c>round((i + 1) n / n_attention) - 1</c>.
+    /// </summary>
+    /// <param name="layers">Number of layers n; at least 1.</param>
+    /// <param name="backboneParts">Parts b of the backbone mixer; 0 or more.</param>
+    /// <param name="attentionParts">Parts a of attention; at least 1.</param>
+    /// <param name="backbone">Mixer of the other layers.</param>
+    /// <returns>The pattern: (8, 7, 1) is m m m m m m m a.</returns>
+    public static LayerPattern Ratio(int layers, int backboneParts, int attentionParts, string backbone = "mamba")
+    {
+        RequireLayers(layers);
+        ArgumentOutOfRangeException.ThrowIfNegative(backboneParts);
+        ArgumentOutOfRangeException.ThrowIfLessThan(attentionParts, 1);
+        var count = Math.Clamp(Round(layers * (double)attentionParts / (attentionParts + backboneParts)), 1, layers);
+        return At(layers, [.. Enumerable.Range(0, count).Select(i => Round((i + 1) * (double)layers / count) - 1)], backbone);
+
+        static int Round(double value) => (int)Math.Round(value, MidpointRounding.AwayFromZero);
+    }
+
     /// <summary>An explicit list, repeated until every layer has a mixer.</summary>
     /// <param name="layers">Number of layers; at least 1.</param>
     /// <param name="mixers">Mixer names; at least one, no more than there are layers.</param>

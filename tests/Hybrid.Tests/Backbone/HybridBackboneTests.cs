@@ -45,6 +45,33 @@ public class HybridBackboneTests
         TensorAssert.Close(backbone.call(cat([first, second], 1)).narrow(1, 3, 1), continued, 1e-5, "after the refused call");
     }
 
+    [Theory]
+    [InlineData(256, 1, 3, 428_032)]
+    [InlineData(256, 1, 1, 786_432)]
+    [InlineData(1991, 6, 3, 3_794_688)]
+    [InlineData(256, 6, 3, 3_284_992)]
+    [InlineData(256, 3, 3, 1_642_496)]
+    public void TheEstimateIsThatOfEarlierSystems(long embedWidth, long layers, long every, long expected) =>
+        Assert.Equal(expected, HybridBackbone.EstimateParameterCount(embedWidth, layers: layers, attentionEvery: every));
+
+    [Fact]
+    public void TheDescriptionListsEveryLayerAndTheTotals()
+    {
+        using var backbone = Builder().Build();
+        using var state = backbone.CreateState(1);
+        var lines = backbone.Describe().Split(Environment.NewLine);
+        Assert.Equal(backbone.Blocks.Count + 2, lines.Length);
+        for (var i = 0; i < backbone.Blocks.Count; i++)
+        {
+            var parameters = backbone.Blocks[i].parameters().Sum(parameter => parameter.numel());
+            Assert.Equal(
+                [$"{i}", backbone.Pattern.Mixers[i], "[B,", "T,", $"{Width}]", "->", "[B,", "T,", $"{Width}]", $"{parameters:N0}", $"{state.Parts[i].ByteSize:N0}"],
+                lines[i + 1].Split(' ', StringSplitOptions.RemoveEmptyEntries));
+        }
+
+        Assert.Equal(["total", $"{backbone.CountParameters():N0}", $"{state.ByteSize:N0}"], lines[^1].Split(' ', StringSplitOptions.RemoveEmptyEntries));
+    }
+
     [Fact]
     public void AnInputOfAnotherWidthIsProjected()
     {

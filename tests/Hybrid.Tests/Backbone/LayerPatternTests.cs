@@ -71,4 +71,13 @@ public class LayerPatternTests
         static void Expect(string text, Func<LayerPattern> make) =>
             Assert.StartsWith($"LayerPattern: {text}.", Assert.ThrowsAny<ArgumentException>(make).Message, StringComparison.Ordinal);
     }
+
+    [Theory]
+    [InlineData(8, 7, 1, "m m m m m m m a")]
+    [InlineData(6, 2, 1, "m m a m m a")]
+    [InlineData(4, 0, 1, "a a a a")]
+    [InlineData(5, 100, 1, "m m m m a")]
+    [InlineData(7, 3, 2, "m a m m a m a")]
+    public void ARatioSpreadsAttentionEvenly(int layers, int backbone, int attention, string expected) =>
+        Assert.Equal(expected, LayerPattern.Ratio(layers, backbone, attention).ToString());
 }
