@@ -21,6 +21,14 @@ public static class MixerRegistry
     private static readonly ConcurrentDictionary<string, MixerRegistration> Registrations = new(StringComparer.Ordinal)
     {
         ["mamba"] = Make<MambaOptions>((width, options) => new MambaMixer(width, options)),
+        ["griffin_lru"] = Make<GriffinOptions>((width, options) => new GriffinMixer(width, options)),
+        ["gru"] = Make<GruOptions>((width, options) => new GruMixer(width, options)),
+        ["gated_ssm"] = Make<GatedSsmOptions>((width, options) => new GatedSsmMixer(width, options)),
+        ["rwkv"] = Make<RwkvOptions>((width, options) => new RwkvMixer(width, options)),
+        ["rwkv_channel_mix"] = Make<RwkvChannelOptions>((width, options) => new RwkvChannelMixer(width, options)),
+        ["delta_net"] = Make<DeltaNetOptions>((width, options) => new DeltaNetMixer(width, options)),
+        ["gated_delta_net"] = Make<GatedDeltaNetOptions>((width, options) => new GatedDeltaNetMixer(width, options)),
+        ["mamba2"] = Make<Mamba2Options>((width, options) => new Mamba2Mixer(width, options)),
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
         ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
     };

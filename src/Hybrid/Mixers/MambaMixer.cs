@@ -186,7 +186,7 @@ public sealed class MambaMixer : SequenceMixer
         var weight = inProjection.weight;
         return new MambaState(
             zeros([batchSize, options.DConv - 1, inner], dtype: weight.dtype, device: weight.device),
-            zeros([batchSize, inner, options.DState], dtype: StateType(weight.dtype), device: weight.device));
+            zeros([batchSize, inner, options.DState], dtype: StatePrecision.Of(weight.dtype), device: weight.device));
     }
 
     /// <inheritdoc/>
@@ -207,17 +207,15 @@ public sealed class MambaMixer : SequenceMixer
 
         var (y, recurrent) = SelectiveScan.Apply(
             convolved, delta, Decay(), inputMatrix, outputMatrix, skip, halves[1], bias, softplus,
-            state?.Recurrent, batch.Mask, SequenceStarts(context.SequenceIds));
+            state?.Recurrent, batch.Mask, PackedRows.Restarts(context.SequenceIds));
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(outProjection.call(y)).MoveToOuterDisposeScope();
     }
 
-    private static ScalarType StateType(ScalarType weights) => weights == ScalarType.Float64 ? weights : ScalarType.Float32;
-
     /// <summary>A = -exp(A_log), [E, N], in the precision of the state.</summary>
-    private Tensor Decay() => decayLog.to_type(StateType(decayLog.dtype)).exp().neg();
+    private Tensor Decay() => decayLog.to_type(StatePrecision.Of(decayLog.dtype)).exp().neg();
 
     /// <summary>W_dt dt. The scan adds the bias and the softplus, unless a limit has to come after them.</summary>
     private (Tensor Delta, Tensor? Bias, bool Softplus) StepSizes(Tensor dt)
@@ -228,22 +226,9 @@ public sealed class MambaMixer : SequenceMixer
             return (delta, dtProjection.bias, true);
         }
 
-        var limited = (delta + dtProjection.bias!).to_type(StateType(delta.dtype)).softplus();
+        var limited = (delta + dtProjection.bias!).to_type(StatePrecision.Of(delta.dtype)).softplus();
         limited = limited.clamp_min(options.DtLimitMin ?? 0);
         return (options.DtLimitMax is { } max ? limited.clamp_max(max) : limited, null, false);
-    }
-
-    /// <summary>Bool [B, T]: true at the first token of each packed sequence but the first of the row.</summary>
-    private static Tensor? SequenceStarts(Tensor? ids)
-    {
-        if (ids is null)
-        {
-            return null;
-        }
-
-        var time = ids.size(1);
-        var first = zeros([ids.size(0), 1], dtype: ScalarType.Bool, device: ids.device);
-        return cat([first, ids.narrow(1, 1, time - 1).ne(ids.narrow(1, 0, time - 1))], 1);
     }
 
     /// <summary>Step sizes start log-uniform between DtMin and DtMax, so that channels cover short and long memory.</summary>
@@ -251,8 +236,6 @@ public sealed class MambaMixer : SequenceMixer
     {
         var bound = Math.Pow(rank, -0.5);
         dtProjection.weight.uniform_(-bound, bound);
-        var (low, high) = (Math.Log(options.DtMin), Math.Log(options.DtMax));
-        var step = ((rand(inner) * (high - low)) + low).exp().clamp_min(options.DtInitFloor);
-        dtProjection.bias!.copy_(step + step.neg().expm1().neg().log());                 // the inverse of softplus
+        dtProjection.bias!.copy_(StepSizeBias.LogUniform(inner, options.DtMin, options.DtMax, options.DtInitFloor));
     }
 }

@@ -4,6 +4,7 @@ using Hybrid.Layers;
 using Hybrid.Mixers;
 using Hybrid.Modeling;
 using Hybrid.Routing;
+using Hybrid.Training;
 using TorchSharp;
 using Xunit;
 using static TorchSharp.torch;
@@ -20,6 +21,12 @@ public class ConfigFilesTests
         ["tiny.toml"] = CheckTiny,
         ["jamba-style.toml"] = CheckJambaStyle,
         ["mamba_hybrid.toml"] = CheckMambaHybrid,
+        ["mamba2-hybrid.toml"] = config => CheckFamily(config, "mamba2 mamba2 mamba2 attention"),
+        ["gated-delta-hybrid.toml"] = config => CheckFamily(config, "gated_delta_net gated_delta_net gated_delta_net attention"),
+        ["griffin-style.toml"] = config => CheckFamily(config, "griffin_lru griffin_lru attention"),
+        ["rwkv.toml"] = config => CheckFamily(config, "rwkv rwkv rwkv"),
+        ["gru-attention.toml"] = config => CheckFamily(config, "gru attention gru attention"),
+        ["recommended.toml"] = config => CheckFamily(config, "mamba mamba attention mamba mamba attention"),
     };
 
     public static TheoryData<string> Files => [.. Directory.EnumerateFiles(Folder).Select(path => Path.GetFileName(path))];
@@ -75,6 +82,20 @@ public class ConfigFilesTests
         using var stack = new ModuleStack(config.Modules);
         stack.eval();
         Assert.Equal([1L, 3L, 768L], stack.forward(randn(1, 3, 768)).shape);
+    }
+
+    /// <summary>The layers are these; the model trains twenty steps with falling loss, and generates.</summary>
+    private static void CheckFamily(HybridConfig config, string layers)
+    {
+        Assert.Equal(layers.Split(' '), config.Model!.ResolvePattern().Mixers);
+        var text = string.Concat(Enumerable.Repeat("A stitch in time saves nine. ", 60));
+        var training = config.Training! with { Steps = 20, BatchSize = 4, SequenceLength = 32, WarmupSteps = 2 };
+        manual_seed(training.Seed);
+        using var model = new CausalLanguageModel(config.Model!);
+        using var trainer = new LanguageModelTrainer(model, new TokenCorpus(new ByteTokenizer().Encode(text), 0.2), training);
+        var losses = Enumerable.Range(0, training.Steps).Select(trainer.TrainStep).ToArray();
+        Assert.True(losses[15..].Average() < 0.7 * losses[..5].Average(), $"the loss went {string.Join(", ", losses.Select(loss => $"{loss:f2}"))}");
+        Assert.Equal(12, model.Generate("A stitch", new GenerationOptions { MaxNewTokens = 12, Temperature = 0 }).Sum(piece => piece.Length));
     }
 
     private static CausalLanguageModel RunModel(LanguageModelOptions options)

@@ -1,0 +1,43 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+public static partial class RgLru
+{
+    private const double Exponent = 8;
+
+    // The smallest normal float32. A gate that is exactly 0 makes 1 - a^2 exactly 0, where the root has no derivative.
+    private const double SmallestSquare = 1.1754944e-38;
+
+    /// <summary>
+    /// The recurrence behind the gates, [B, T, E] each: log a_t, and the driving term sqrt(1 - a_t^2) i_t x_t, whose factor is 1 at first
+    /// tokens. 1 - a^2 is -expm1(2 log a), which is exact where a is close to 1.
+    /// </summary>
+    internal static (Tensor LogDecay, Tensor Input) Coefficients(
+        Tensor x, Tensor inputGateWeight, Tensor inputGateBias, Tensor recurrentGateWeight, Tensor recurrentGateBias, Tensor recurrentParam, Tensor? firstTokens)
+    {
+        var dtype = x.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        var inputGate = Gate(x, inputGateWeight, inputGateBias, dtype);
+        var recurrentGate = Gate(x, recurrentGateWeight, recurrentGateBias, dtype);
+
+        var logDecay = recurrentGate * (recurrentParam.to_type(dtype).softplus() * -Exponent);
+        var multiplier = (logDecay * 2).expm1().neg().clamp_min(SmallestSquare).sqrt();
+        if (firstTokens is not null)
+        {
+            multiplier = multiplier.masked_fill(firstTokens.unsqueeze(-1), 1);
+        }
+
+        return (logDecay, multiplier * inputGate * x.to_type(dtype));
+    }
+
+    /// <summary>sigmoid(x W + b) with block-diagonal W: [B, T, E].</summary>
+    private static Tensor Gate(Tensor x, Tensor weight, Tensor bias, ScalarType dtype)
+    {
+        var shape = x.shape;
+        var (blocks, width) = (weight.size(0), weight.size(1));
+        var rows = x.reshape(-1, blocks, width).transpose(0, 1);                         // [H, B * T, w]
+        var product = bmm(rows, weight.to_type(x.dtype)).transpose(0, 1);                // [B * T, H, w]
+        return (product.to_type(dtype) + bias.to_type(dtype)).sigmoid().reshape(shape);
+    }
+}

@@ -1,0 +1,23 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Hybrid;
+
+/// <summary>Packed rows as a recurrence sees them.</summary>
+internal static class PackedRows
+{
+    /// <summary>The tokens at which a recurrence starts anew.</summary>
+    /// <param name="ids">Sequence ids, int64 [B, T], or null.</param>
+    /// <returns>Bool [B, T]: true at the first token of each sequence but the first of the row; null for null.</returns>
+    public static Tensor? Restarts(Tensor? ids)
+    {
+        if (ids is null)
+        {
+            return null;
+        }
+
+        var time = ids.size(1);
+        var first = zeros([ids.size(0), 1], dtype: ScalarType.Bool, device: ids.device);
+        return cat([first, ids.narrow(1, 1, time - 1).ne(ids.narrow(1, 0, time - 1))], 1);
+    }
+}
