@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace Hybrid;
 
 /// <summary>Packed rows as a recurrence sees them.</summary>
-internal static class PackedRows
+public static class PackedRows
 {
     /// <summary>The tokens at which a recurrence starts anew.</summary>
     /// <param name="ids">Sequence ids, int64 [B, T], or null.</param>

@@ -24,6 +24,9 @@ public sealed record AttentionOptions
     /// <summary>Base of the rotary frequencies. Default 10,000.</summary>
     public double RopeTheta { get; init; } = 10_000;
 
+    /// <summary>Stretch of the rotary frequencies for sequences longer than those of the training. Default none.</summary>
+    public RopeScaling RopeScaling { get; init; } = new();
+
     /// <summary>Share of each head's channels that turns, above 0 up to 1. Default 1.</summary>
     public double PartialRotaryFactor { get; init; } = 1;
 
@@ -32,6 +35,18 @@ public sealed record AttentionOptions
 
     /// <summary>Keys that a token sees, itself counted; null means all before it.</summary>
     public long? WindowSize { get; init; }
+
+    /// <summary>Factor of the scores; null means 1 / sqrt K.</summary>
+    public double? Scale { get; init; }
+
+    /// <summary>Bends scores s to <c>cap * tanh(s / cap)</c>, so that none exceeds the cap; null means not.</summary>
+    public double? SoftCap { get; init; }
+
+    /// <summary>How the scores are computed; the numbers are the same. Default dense.</summary>
+    public AttentionMode Mode { get; init; }
+
+    /// <summary>Queries of a chunk, and keys of one in the online mode; at least 1. Default 32.</summary>
+    public long ChunkSize { get; init; } = 32;
 
     /// <summary>Adds biases to the query, key and value projections. Default false.</summary>
     public bool UseBias { get; init; }
@@ -55,11 +70,15 @@ public sealed record AttentionOptions
         OptionRange.AtLeast(nameof(AttentionOptions), nameof(NumKeyValueHeads), NumKeyValueHeads ?? 1, 1);
         OptionRange.AtLeast(nameof(AttentionOptions), nameof(HeadDim), HeadDim ?? 1, 1);
         OptionRange.AtLeast(nameof(AttentionOptions), nameof(WindowSize), WindowSize ?? 1, 1);
+        OptionRange.AtLeast(nameof(AttentionOptions), nameof(ChunkSize), ChunkSize, 1);
         OptionRange.AtLeast(nameof(AttentionOptions), nameof(MaxLength), MaxLength ?? 1, 1);
         OptionRange.Positive(nameof(AttentionOptions), nameof(RopeTheta), RopeTheta);
+        OptionRange.Positive(nameof(AttentionOptions), nameof(Scale), Scale ?? 1);
+        OptionRange.Positive(nameof(AttentionOptions), nameof(SoftCap), SoftCap ?? 1);
         OptionRange.Positive(nameof(AttentionOptions), nameof(PartialRotaryFactor), PartialRotaryFactor);
         OptionRange.Between(nameof(AttentionOptions), nameof(PartialRotaryFactor), PartialRotaryFactor, 0, 1);
         OptionRange.DropRate(nameof(AttentionOptions), nameof(DropoutRate), DropoutRate);
+        RopeScaling.Validate();
         if (NumHeads % (NumKeyValueHeads ?? NumHeads) != 0)
         {
             throw new ArgumentException(
@@ -83,7 +102,7 @@ public sealed record AttentionOptions
 
 /// <summary>
 /// Causal multi-head attention (Vaswani et al., arXiv 1706.03762) with grouped key and value heads (Ainslie et al., arXiv 2305.13245),
-/// optional rotary positions, query-key norm and sliding window, over a preallocated cache:
+/// optional rotary positions, query-key norm, sliding window and soft cap, over a preallocated cache:
 /// <c>softmax(Q K^T / sqrt K) V</c>, key j being visible to token t when <c>t - w &lt; j &lt;= t</c>.
 /// </summary>
 public sealed class MultiHeadAttention : SequenceMixer
@@ -121,7 +140,7 @@ public sealed class MultiHeadAttention : SequenceMixer
         headWidth = options.HeadDim ?? (width / heads);
         if (options.UseRope)
         {
-            rotary = new RotaryEmbedding(options.RotaryWidth(width), options.RopeTheta);
+            rotary = new RotaryEmbedding(options.RotaryWidth(width), options.RopeTheta, options.RopeScaling);
         }
 
         queryProjection = Linear(width, heads * headWidth, hasBias: options.UseBias);
@@ -139,7 +158,7 @@ public sealed class MultiHeadAttention : SequenceMixer
     {
         ValidateBatchSize(batchSize);
         var weight = keyProjection.weight;
-        return KeyValueState.Create(batchSize, keyValueHeads, headWidth, options.MaxLength, weight.dtype, weight.device);
+        return KeyValueState.Create(batchSize, keyValueHeads, headWidth, options.MaxLength, options.WindowSize, weight.dtype, weight.device);
     }
 
     /// <inheritdoc/>
@@ -159,20 +178,20 @@ public sealed class MultiHeadAttention : SequenceMixer
             key = functional.layer_norm(key, [headWidth], eps: QueryKeyNormEpsilon);
         }
 
-        var positions = QueryPositions(state, batch, x.device);                          // [B or 1, T]
         if (rotary is not null)
         {
-            var angles = rotary.Angles(positions);
+            var angles = rotary.Angles(KeyVisibility.Consecutive(state?.Positions ?? [0], batch.Length, x.device));
             query = rotary.Rotate(query, angles);
             key = rotary.Rotate(key, angles);
         }
 
+        var visible = new KeyVisibility(state?.Held ?? [0], batch.Length, options.WindowSize, context.SequenceIds, x.device);
         if (state is not null)
         {
             (key, value) = state.Append(key, value);
         }
 
-        var mixed = Attend(query, key, value, positions, state, context.SequenceIds);    // [B, H, T, K]
+        var mixed = ScaledDotProduct.Apply(query, key, value, visible, options, training ? options.DropoutRate : 0);
         state?.Advance(batch.Length, batch.Lengths);
         var joined = mixed.transpose(1, 2).reshape(batch.Size, batch.Length, heads * headWidth);
         return batch.End(outProjection.call(joined)).MoveToOuterDisposeScope();
@@ -180,55 +199,4 @@ public sealed class MultiHeadAttention : SequenceMixer
 
     private Tensor SplitHeads(Tensor projected, long count, MixerBatch batch) =>
         projected.view(batch.Size, batch.Length, count, headWidth).transpose(1, 2);
-
-    /// <summary>int64 [1, T], or [B, T] where the rows of the state differ in length.</summary>
-    private static Tensor QueryPositions(KeyValueState? state, MixerBatch batch, Device device)
-    {
-        var steps = arange(batch.Length, dtype: ScalarType.Int64, device: device).unsqueeze(0);
-        return state switch
-        {
-            null => steps,
-            { IsUniform: true } => steps + state.Position,
-            _ => steps + tensor(state.Positions.ToArray(), dtype: ScalarType.Int64).to(device).unsqueeze(1),
-        };
-    }
-
-    private Tensor Attend(Tensor query, Tensor key, Tensor value, Tensor positions, KeyValueState? state, Tensor? sequenceIds)
-    {
-        var (time, keys) = (query.size(2), key.size(2));
-        var dropout = training ? options.DropoutRate : 0;
-        var allVisible = time == 1 && sequenceIds is null && (state?.IsUniform ?? true) && !(options.WindowSize < keys);
-        var onlyCausal = time == keys && sequenceIds is null && options.WindowSize is null;
-        var groups = heads / keyValueHeads;
-        if (groups == 1 && (allVisible || onlyCausal))
-        {
-            return functional.scaled_dot_product_attention(query, key, value, p: dropout, is_casual: onlyCausal && !allVisible);
-        }
-
-        // The query heads that share a key head stand in line as more queries of it: keys and values are never repeated in memory.
-        var mask = allVisible ? null : VisibleKeys(positions, keys, sequenceIds);
-        var shape = query.shape;
-        var grouped = query.reshape(shape[0], keyValueHeads, groups * time, headWidth);
-        var mixed = functional.scaled_dot_product_attention(grouped, key, value, mask?.repeat(1, 1, groups, 1), dropout);
-        return mixed.view(shape[0], heads, time, headWidth);
-    }
-
-    /// <summary>Bool [B or 1, 1, T, S]: which keys each query sees.</summary>
-    private Tensor VisibleKeys(Tensor positions, long keys, Tensor? sequenceIds)
-    {
-        var queries = positions.unsqueeze(-1);                                           // [B or 1, T, 1]
-        var slots = arange(keys, dtype: ScalarType.Int64, device: positions.device);     // [S]
-        var visible = slots.le(queries);
-        if (options.WindowSize is { } window)
-        {
-            visible = visible.logical_and(slots.gt(queries - window));
-        }
-
-        if (sequenceIds is not null)
-        {
-            visible = visible.logical_and(sequenceIds.unsqueeze(-1).eq(sequenceIds.unsqueeze(1)));
-        }
-
-        return visible.unsqueeze(1);
-    }
 }

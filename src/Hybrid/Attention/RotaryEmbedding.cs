@@ -9,12 +9,14 @@ namespace Hybrid.Attention;
 /// </summary>
 public sealed class RotaryEmbedding
 {
-    private readonly double theta;
     private readonly long rotaryWidth;
+    private readonly double[] frequencies;
+    private readonly double amplitude;
 
     /// <param name="rotaryWidth">Channels R that turn; even and positive.</param>
     /// <param name="theta">Base of the frequencies; positive. Default 10,000.</param>
-    public RotaryEmbedding(long rotaryWidth, double theta = 10_000)
+    /// <param name="scaling">Stretch of the frequencies; null means none.</param>
+    public RotaryEmbedding(long rotaryWidth, double theta = 10_000, RopeScaling? scaling = null)
     {
         if (rotaryWidth < 2 || rotaryWidth % 2 != 0)
         {
@@ -23,8 +25,11 @@ public sealed class RotaryEmbedding
         }
 
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(theta);
+        scaling ??= new RopeScaling();
+        scaling.Validate();
         this.rotaryWidth = rotaryWidth;
-        this.theta = theta;
+        frequencies = scaling.Frequencies(rotaryWidth, theta);
+        amplitude = scaling.Amplitude;
     }
 
     /// <summary>Cosines and sines of positions, float32.</summary>
@@ -33,9 +38,15 @@ public sealed class RotaryEmbedding
     public (Tensor Cos, Tensor Sin) Angles(Tensor positions)
     {
         using var scope = NewDisposeScope();
-        var exponents = arange(0, rotaryWidth, 2, dtype: ScalarType.Float32, device: positions.device) * (-Math.Log(theta) / rotaryWidth);
-        var angles = (positions.to_type(ScalarType.Float32).unsqueeze(-1) * exponents.exp()).unsqueeze(1);
-        return (angles.cos().MoveToOuterDisposeScope(), angles.sin().MoveToOuterDisposeScope());
+        var turns = tensor(frequencies, dtype: ScalarType.Float32).to(positions.device);
+        var angles = (positions.to_type(ScalarType.Float32).unsqueeze(-1) * turns).unsqueeze(1);
+        var (cos, sin) = (angles.cos(), angles.sin());
+        if (amplitude != 1)
+        {
+            (cos, sin) = (cos * amplitude, sin * amplitude);
+        }
+
+        return (cos.MoveToOuterDisposeScope(), sin.MoveToOuterDisposeScope());
     }
 
     /// <summary>Turns queries or keys.</summary>

@@ -13,6 +13,7 @@ public sealed class BackboneBuilder
     private readonly Dictionary<string, object> mixerOptions = new(StringComparer.Ordinal);
     private LayerPattern pattern = LayerPattern.Every(6, 3);
     private BlockOptions block = new();
+    private MixtureOfExpertsOptions? experts;
     private long? inputWidth;
     private BackboneOutput output = BackboneOutput.Sequence;
 
@@ -51,6 +52,18 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>
+    /// Experts in the layers that <see cref="MixtureOfExpertsOptions.IsExpertLayer"/> says, in the place of the feed-forward layer of
+    /// <see cref="WithBlocks"/>.
+    /// </summary>
+    /// <param name="value">The options; null means no experts.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithExperts(MixtureOfExpertsOptions? value)
+    {
+        experts = value;
+        return this;
+    }
+
     /// <summary>Width of the input where it differs from the model width; a linear layer joins them.</summary>
     /// <param name="value">Input width; at least 1.</param>
     /// <returns>This builder.</returns>
@@ -84,6 +97,19 @@ public sealed class BackboneBuilder
             }
         }
 
+        experts?.Validate();
+        if (experts is not null && !Enumerable.Range(0, pattern.Count).Any(experts.IsExpertLayer))
+        {
+            throw new ArgumentException(
+                $"BackboneBuilder: options are given for experts, but none of the {pattern.Count} layers has them; the first would be layer {experts.ExpertOffset}.");
+        }
+
+        if (experts is not null && block.FeedForward is not null && Enumerable.Range(0, pattern.Count).All(experts.IsExpertLayer))
+        {
+            throw new ArgumentException(
+                "BackboneBuilder: a feed-forward layer is asked for, but experts take its place in every layer; leave one of them out.");
+        }
+
         return new HybridBackbone(width, inputWidth ?? width, pattern, [.. pattern.Mixers.Select(MakeBlock)], output, block.NormEps);
     }
 
@@ -91,7 +117,8 @@ public sealed class BackboneBuilder
     {
         try
         {
-            return new ResidualBlock(MixerRegistry.Create(name, width, OptionsFor(name)), block);
+            var options = experts?.IsExpertLayer(layer) == true ? block with { FeedForward = null, MixtureOfExperts = experts } : block;
+            return new ResidualBlock(MixerRegistry.Create(name, width, OptionsFor(name)), options);
         }
         catch (ArgumentException error)
         {

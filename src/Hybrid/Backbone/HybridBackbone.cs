@@ -121,7 +121,14 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
     /// <param name="context">State (from <see cref="CreateState"/>), padding, packed rows.</param>
     /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
-    public Tensor forward(Tensor input, MixerContext context)
+    public Tensor forward(Tensor input, MixerContext context) => forward(input, context, null);
+
+    /// <summary>Runs the stack and collects the load-balance losses of its experts.</summary>
+    /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
+    /// <param name="context">State, padding, packed rows.</param>
+    /// <param name="balanceLosses">Receives a scalar of each layer that has experts, in the caller's dispose scope; null computes none.</param>
+    /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
+    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses)
     {
         if (input.shape is not [_, _, var last] || last != InputWidth)
         {
@@ -135,9 +142,10 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         var x = inputProjection?.call(input) ?? input;
         for (var i = 0; i < layers.Count; i++)
         {
-            x = layers[i].forward(x, context.WithState(state?.Parts[i]));
+            x = layers[i].forward(x, context.WithState(state?.Parts[i]), balanceLosses);
         }
 
+        balanceLosses?.ForEach(loss => loss.MoveToOuterDisposeScope());
         state?.Advance(input.size(1), context.Lengths);
         x = finalNorm.call(x);
         return (output == BackboneOutput.Last ? LastPositions(x, context) : x).MoveToOuterDisposeScope();

@@ -21,16 +21,23 @@ public sealed record BlockOptions
     /// <summary>The feed-forward layer after the mixer; null leaves it out.</summary>
     public FeedForwardOptions? FeedForward { get; init; }
 
+    /// <summary>Experts in the place of the feed-forward layer, which they exclude; null leaves them out.</summary>
+    public MixtureOfExpertsOptions? MixtureOfExperts { get; init; }
+
     /// <summary>Throws where a value is out of its range.</summary>
     public void Validate()
     {
         OptionRange.Positive(nameof(BlockOptions), nameof(NormEps), NormEps);
         OptionRange.DropRate(nameof(BlockOptions), nameof(DropoutRate), DropoutRate);
+        if (FeedForward is not null && MixtureOfExperts is not null)
+        {
+            throw new ArgumentException("BlockOptions: a block has FeedForward or MixtureOfExperts, not both.");
+        }
     }
 }
 
 /// <summary>
-/// A mixer with its norm and residual, and optionally a feed-forward layer with its own: <c>x + mixer(norm x)</c>, then
+/// A mixer with its norm and residual, and optionally a feed-forward layer or experts with their own: <c>x + mixer(norm x)</c>, then
 /// <c>x + ffn(norm x)</c>. Post-norm: <c>norm(x + mixer x)</c>. The state is the mixer's.
 /// </summary>
 public sealed class ResidualBlock : SequenceMixer
@@ -47,7 +54,7 @@ public sealed class ResidualBlock : SequenceMixer
     private readonly RmsNorm? feedForwardNorm;
 
     [ComponentName(Name = "ffn")]
-    private readonly FeedForward? feedForward;
+    private readonly Module<Tensor, Tensor>? feedForward;
 
     [ComponentName(Name = "dropout")]
     private readonly Dropout? dropout;
@@ -62,12 +69,13 @@ public sealed class ResidualBlock : SequenceMixer
         this.mixer = mixer;
         preNorm = options.PreNorm;
         mixerNorm = new RmsNorm(Width, options.NormEps);
-        if (options.FeedForward is { } feedForwardOptions)
+        feedForward = (options.FeedForward, options.MixtureOfExperts) switch
         {
-            feedForwardNorm = new RmsNorm(Width, options.NormEps);
-            feedForward = new FeedForward(Width, feedForwardOptions);
-        }
-
+            ({ } dense, _) => new FeedForward(Width, dense),
+            (_, { } experts) => new MixtureOfExperts(Width, experts),
+            _ => null,
+        };
+        feedForwardNorm = feedForward is null ? null : new RmsNorm(Width, options.NormEps);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         RegisterComponents();
     }
@@ -75,20 +83,49 @@ public sealed class ResidualBlock : SequenceMixer
     /// <summary>The mixer inside.</summary>
     public SequenceMixer Mixer => mixer;
 
+    /// <summary>The experts in the place of the feed-forward layer, or null.</summary>
+    public MixtureOfExperts? Experts => feedForward as MixtureOfExperts;
+
+    /// <summary>Number of branches that write into the residual stream: 2 with a feed-forward layer or experts, else 1.</summary>
+    internal int Branches => feedForward is null ? 1 : 2;
+
     /// <inheritdoc/>
-    public override IEnumerable<Parameter> ResidualOutputWeights =>
-        feedForward is null ? mixer.ResidualOutputWeights : mixer.ResidualOutputWeights.Append(feedForward.ResidualOutputWeight);
+    public override IEnumerable<Parameter> ResidualOutputWeights => feedForward switch
+    {
+        FeedForward dense => mixer.ResidualOutputWeights.Append(dense.ResidualOutputWeight),
+        MixtureOfExperts experts => mixer.ResidualOutputWeights.Concat(experts.ResidualOutputWeights),
+        _ => mixer.ResidualOutputWeights,
+    };
 
     /// <inheritdoc/>
     public override MixerState CreateState(long batchSize) => mixer.CreateState(batchSize);
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context)
+    public override Tensor forward(Tensor x, MixerContext context) => forward(x, context, null);
+
+    /// <summary>Runs the block and collects the load-balance loss of its experts.</summary>
+    /// <param name="x">[B, T, D].</param>
+    /// <param name="context">State, padding, packed rows.</param>
+    /// <param name="balanceLosses">Receives the loss if the block has experts, in the caller's dispose scope; null computes none.</param>
+    /// <returns>[B, T, D].</returns>
+    internal Tensor forward(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
     {
         using var scope = NewDisposeScope();
         var mixed = Residual(x, mixerNorm, input => mixer.forward(input, context));
-        var output = feedForward is null ? mixed : Residual(mixed, feedForwardNorm!, feedForward.call);
+        var output = feedForward is null ? mixed : Residual(mixed, feedForwardNorm!, input => RunFeedForward(input, balanceLosses));
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
+    }
+
+    private Tensor RunFeedForward(Tensor input, ICollection<Tensor>? balanceLosses)
+    {
+        if (balanceLosses is null || Experts is null)
+        {
+            return feedForward!.call(input);
+        }
+
+        var (output, loss) = Experts.ForwardWithBalanceLoss(input);
+        balanceLosses.Add(loss.MoveToOuterDisposeScope());
+        return output;
     }
 
     private Tensor Residual(Tensor x, RmsNorm norm, Func<Tensor, Tensor> branch)

@@ -102,7 +102,10 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         return Head(hidden.select(1, hidden.size(1) - 1)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Mean cross-entropy, in nats a token.</summary>
+    /// <summary>
+    /// Mean cross-entropy, in nats a token. In training mode a model with experts adds the mean of their layers' load-balance losses, times
+    /// <see cref="MixtureOfExpertsOptions.RouterAuxLossCoefficient"/>.
+    /// </summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="targets">The ids to predict at each position, int64 [B, T]; -100 is left out.</param>
     /// <returns>A scalar.</returns>
@@ -116,11 +119,14 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         }
 
         using var scope = NewDisposeScope();
-        var logits = forward(input).view(-1, Options.VocabSize);
-        return functional.cross_entropy(logits, targets.reshape(-1)).MoveToOuterDisposeScope();
+        var coefficient = training ? Options.MixtureOfExperts?.RouterAuxLossCoefficient ?? 0 : 0;
+        var balanceLosses = coefficient > 0 ? new List<Tensor>() : null;
+        var logits = Head(Hidden(input, MixerContext.None, balanceLosses)).view(-1, Options.VocabSize);
+        var loss = functional.cross_entropy(logits, targets.reshape(-1));
+        return (balanceLosses is null ? loss : loss + (stack(balanceLosses).mean() * coefficient)).MoveToOuterDisposeScope();
     }
 
-    private Tensor Hidden(Tensor ids, MixerContext context)
+    private Tensor Hidden(Tensor ids, MixerContext context, List<Tensor>? balanceLosses = null)
     {
         var shape = ids.shape;
         if (shape is not [>= 1, >= 1] || ids.dtype != ScalarType.Int64)
@@ -137,7 +143,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         }
 
         var embedded = embedding.call(ids);
-        return backbone.forward(dropout?.call(embedded) ?? embedded, context);
+        return backbone.forward(dropout?.call(embedded) ?? embedded, context, balanceLosses);
     }
 
     private Tensor Head(Tensor hidden) => head?.call(hidden) ?? functional.linear(hidden, embedding.Weight);
@@ -145,7 +151,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
     private static HybridBackbone BuildBackbone(LanguageModelOptions options)
     {
         var pattern = options.ResolvePattern();
-        var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithBlocks(new BlockOptions
+        var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithExperts(options.MixtureOfExperts).WithBlocks(new BlockOptions
         {
             NormEps = options.NormEps,
             DropoutRate = options.DropoutRate,
@@ -184,7 +190,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         head?.weight.normal_(0, InitialDeviation);
-        var branches = backbone.Blocks.Count * (Options.FeedForward is null ? 1 : 2);
+        var branches = backbone.Blocks.Sum(block => block.Branches);
         foreach (var weight in backbone.Blocks.SelectMany(block => block.ResidualOutputWeights))
         {
             weight.div_(Math.Sqrt(branches));

@@ -42,8 +42,11 @@ public sealed record LanguageModelOptions
     /// <summary>Mixer names, repeated until every layer has one; excludes the other ways to state the layers.</summary>
     public IReadOnlyList<string>? Layers { get; init; }
 
-    /// <summary>The feed-forward layer of every block; null leaves it out.</summary>
+    /// <summary>The feed-forward layer of every block that has no experts; null leaves it out.</summary>
     public FeedForwardOptions? FeedForward { get; init; }
+
+    /// <summary>Experts, and which layers have them in the place of the feed-forward layer; null means none.</summary>
+    public MixtureOfExpertsOptions? MixtureOfExperts { get; init; }
 
     /// <summary>Options records of mixers, by mixer name; a mixer without an entry has its defaults.</summary>
     public IReadOnlyDictionary<string, object> Mixers { get; init; } = new Dictionary<string, object>();

@@ -53,7 +53,7 @@ public sealed class LanguageModelTrainer : IDisposable
 
     /// <summary>One optimizer step.</summary>
     /// <param name="step">Step number, from 0.</param>
-    /// <returns>The training loss before the step, in nats a token.</returns>
+    /// <returns>The training loss before the step, in nats a token; with the load-balance loss of experts, see <see cref="CausalLanguageModel.Loss"/>.</returns>
     public double TrainStep(int step)
     {
         using var scope = NewDisposeScope();

@@ -137,6 +137,65 @@ public class KeyValueStateTests
         TensorAssert.Identical(keys, state.Keys, "keys of the original");
     }
 
+    [Fact]
+    public void AWindowBoundsTheBuffers()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var mixer = new MultiHeadAttention(Width, new AttentionOptions { NumHeads = 2, WindowSize = 10 });
+        using var state = (KeyValueState)mixer.CreateState(3);
+        foreach (var tokens in new[] { 4, 1, 5, 1, 100, 1, 1, 12, 1 })
+        {
+            Step(mixer, state, tokens);
+            Assert.True(state.Capacity <= 10, $"{state.Capacity} slots after {state.Position} tokens");
+        }
+
+        Assert.Equal(126, state.Position);
+        Assert.Equal([3, 2, 9, 4], state.Keys.shape);
+        Assert.Equal(2 * 3 * 2 * 10 * 4 * sizeof(float), state.ByteSize);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(7)]
+    public void RowsApartDropTheirOwnTokens(long window)
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var mixer = new MultiHeadAttention(Width, new AttentionOptions { NumHeads = 2, WindowSize = window });
+        using var state = mixer.CreateState(2);
+        var x = Values.Normal(1, 2, 40, Width);
+        var whole = mixer.call(x);
+        var (first, second) = (0L, 0L);
+        foreach (var (a, b) in new[] { (5, 2), (1, 1), (3, 9), (1, 1), (6, 1), (1, 1), (1, 8), (1, 1) })
+        {
+            var longest = Math.Max(a, b);
+            var input = cat([x.narrow(0, 0, 1).narrow(1, first, longest), x.narrow(0, 1, 1).narrow(1, second, longest)], 0);
+            var output = mixer.forward(input, new MixerContext { State = state, Lengths = [a, b] });
+            TensorAssert.Close(whole[0].narrow(0, first, a), output[0].narrow(0, 0, a), 1e-5, $"row 0 at {first}");
+            TensorAssert.Close(whole[1].narrow(0, second, b), output[1].narrow(0, 0, b), 1e-5, $"row 1 at {second}");
+            (first, second) = (first + a, second + b);
+        }
+    }
+
+    [Fact]
+    public void TrimRefusesOnceTheWindowHasDroppedTokens()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var mixer = new MultiHeadAttention(Width, new AttentionOptions { NumHeads = 2, WindowSize = 6 });
+        using var state = (KeyValueState)mixer.CreateState(1);
+        Step(mixer, state, 5);
+        Assert.True(state.CanTrim);
+        state.Trim(3);
+        Step(mixer, state, 3);
+        Assert.False(state.CanTrim);
+        var error = Assert.Throws<NotSupportedException>(() => state.Trim(5));
+        Assert.StartsWith("KeyValueState: the window of 6 has dropped tokens", error.Message, StringComparison.Ordinal);
+        Assert.Equal(6, state.Position);
+    }
+
     private static void Step(MultiHeadAttention mixer, KeyValueState state, long tokens)
     {
         using var scope = NewDisposeScope();

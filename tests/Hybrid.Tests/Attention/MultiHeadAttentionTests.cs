@@ -1,4 +1,5 @@
 using Hybrid.Attention;
+using Hybrid.Configuration;
 using Hybrid.Tests.Infrastructure;
 using Hybrid.Tests.Layers;
 using TorchSharp;
@@ -31,6 +32,18 @@ public class MultiHeadAttentionTests
         ["partial rotary"] = new() { NumHeads = 3, PartialRotaryFactor = 0.5, RopeTheta = 500 },
         ["query-key norm"] = new() { NumHeads = 3, QkLayernorm = true },
         ["biases"] = new() { NumHeads = 4, UseBias = true },
+        ["scale"] = new() { NumHeads = 4, Scale = 1.3 },
+        ["soft cap"] = new() { NumHeads = 4, SoftCap = 0.4 },
+        ["soft cap, scale, groups and window"] = new() { NumHeads = 6, NumKeyValueHeads = 2, SoftCap = 0.6, Scale = 2, WindowSize = 6 },
+        ["stretched rotary"] = new() { NumHeads = 4, RopeScaling = new() { Kind = RopeScalingKind.Linear, Factor = 3 } },
+        ["chunked"] = new() { NumHeads = 4, Mode = AttentionMode.Chunked, ChunkSize = 5 },
+        ["chunked, groups and window"] = new() { NumHeads = 4, NumKeyValueHeads = 2, WindowSize = 6, Mode = AttentionMode.Chunked, ChunkSize = 4 },
+        ["chunked, soft cap"] = new() { NumHeads = 4, NumKeyValueHeads = 1, SoftCap = 0.5, Mode = AttentionMode.Chunked, ChunkSize = 7 },
+        ["online"] = new() { NumHeads = 4, Mode = AttentionMode.Online, ChunkSize = 5 },
+        ["online, groups, window and soft cap"] = new()
+        {
+            NumHeads = 4, NumKeyValueHeads = 2, WindowSize = 6, SoftCap = 0.5, Mode = AttentionMode.Online, ChunkSize = 4,
+        },
         ["all at once"] = new()
         {
             NumHeads = 4, NumKeyValueHeads = 2, HeadDim = 10, WindowSize = 7, PartialRotaryFactor = 0.4, QkLayernorm = true, UseBias = true,
@@ -127,6 +140,44 @@ public class MultiHeadAttentionTests
         Assert.Empty(mixer.ParametersWithoutWeightDecay);
     }
 
+    [Fact]
+    public void EveryOptionOfTheScoresHasItsKeyInToml()
+    {
+        const string Text = """
+            [model]
+            attention.mode = "online"
+            attention.chunk_size = 7
+            attention.scale = 0.5
+            attention.soft_cap = 30
+            [model.attention.rope_scaling]
+            kind = "llama3"
+            factor = 8
+            original_max_position_embeddings = 8_192
+            low_freq_factor = 2
+            high_freq_factor = 5
+            beta_fast = 31
+            beta_slow = 3
+            """;
+        var expected = new AttentionOptions
+        {
+            Mode = AttentionMode.Online,
+            ChunkSize = 7,
+            Scale = 0.5,
+            SoftCap = 30,
+            RopeScaling = new()
+            {
+                Kind = RopeScalingKind.Llama3, Factor = 8, OriginalMaxPositionEmbeddings = 8192, LowFreqFactor = 2, HighFreqFactor = 5,
+                BetaFast = 31, BetaSlow = 3,
+            },
+        };
+        var config = HybridConfig.Parse(Text);
+        Assert.Equal(expected, config.Model!.Mixers["attention"]);
+        Assert.Equal(expected, HybridConfig.Parse(config.ToToml()).Model!.Mixers["attention"]);
+
+        var error = Assert.Throws<HybridConfigException>(() => HybridConfig.Parse(Text.Replace("factor = 8\n", "factor = 0.5\n", StringComparison.Ordinal)));
+        Assert.Equal("configuration(8,1): [model.attention.rope_scaling] factor: expected at least 1; found 0.5", error.Message);
+    }
+
     public static TheoryData<string, AttentionOptions> BadOptions => new()
     {
         { "AttentionOptions.NumHeads must be at least 1; got 0.", new AttentionOptions { NumHeads = 0 } },
@@ -136,6 +187,10 @@ public class MultiHeadAttentionTests
         { "AttentionOptions: the width, 24, must be a multiple of NumHeads, 7, unless HeadDim is set.", new AttentionOptions { NumHeads = 7 } },
         { "AttentionOptions.HeadDim must be at least 1; got 0.", new AttentionOptions { HeadDim = 0 } },
         { "AttentionOptions.WindowSize must be at least 1; got 0.", new AttentionOptions { WindowSize = 0 } },
+        { "AttentionOptions.ChunkSize must be at least 1; got 0.", new AttentionOptions { ChunkSize = 0 } },
+        { "AttentionOptions.Scale must be positive; got 0.", new AttentionOptions { Scale = 0 } },
+        { "AttentionOptions.SoftCap must be positive; got -1.", new AttentionOptions { SoftCap = -1 } },
+        { "RopeScaling.Factor must be at least 1; got 0.", new AttentionOptions { RopeScaling = new() { Factor = 0 } } },
         { "AttentionOptions.MaxLength must be at least 1; got -1.", new AttentionOptions { MaxLength = -1 } },
         { "AttentionOptions.RopeTheta must be positive; got 0.", new AttentionOptions { RopeTheta = 0 } },
         { "AttentionOptions.PartialRotaryFactor must be positive; got 0.", new AttentionOptions { PartialRotaryFactor = 0 } },

@@ -33,7 +33,7 @@ internal sealed class NaiveAttention(MultiHeadAttention mixer, AttentionOptions 
     {
         var first = Math.Max(0, t - (int)(options.WindowSize ?? int.MaxValue) + 1);
         var scores = Enumerable.Range(first, t - first + 1)
-            .Select(j => Math.Exp(query.Zip(keys[j][group], (q, k) => q * k).Sum() / Math.Sqrt(headWidth))).ToArray();
+            .Select(j => Math.Exp(Cap(query.Zip(keys[j][group], (q, k) => q * k).Sum() * (options.Scale ?? (1 / Math.Sqrt(headWidth)))))).ToArray();
         var result = new double[headWidth];
         for (var j = first; j <= t; j++)
         {
@@ -45,6 +45,8 @@ internal sealed class NaiveAttention(MultiHeadAttention mixer, AttentionOptions 
 
         return result;
     }
+
+    private double Cap(double score) => options.SoftCap is { } cap ? cap * Math.Tanh(score / cap) : score;
 
     private double[][] Heads(string name, double[] row, int count, int position)
     {
@@ -83,7 +85,8 @@ internal sealed class NaiveAttention(MultiHeadAttention mixer, AttentionOptions 
         var half = (int)(headWidth * options.PartialRotaryFactor) / 2;
         for (var i = 0; i < half; i++)
         {
-            var angle = position * Math.Pow(options.RopeTheta, -(double)i / half);
+            var angle = position * Math.Pow(options.RopeTheta, -(double)i / half)
+                / (options.RopeScaling.Kind == RopeScalingKind.Linear ? options.RopeScaling.Factor : 1);
             var (first, second) = (head[i], head[i + half]);
             head[i] = (first * Math.Cos(angle)) - (second * Math.Sin(angle));
             head[i + half] = (first * Math.Sin(angle)) + (second * Math.Cos(angle));

@@ -1,5 +1,6 @@
 using Hybrid.Attention;
 using Hybrid.Backbone;
+using Hybrid.Layers;
 using Hybrid.Mixers;
 using Hybrid.Routing;
 using TorchSharp;
@@ -99,5 +100,13 @@ public class BackboneBuilderTests
     {
         Assert.Throws<ArgumentOutOfRangeException>(() => new BackboneBuilder(0));
         Assert.Throws<ArgumentOutOfRangeException>(() => new BackboneBuilder(8).WithInputWidth(0));
+    }
+
+    [Fact]
+    public void AFeedForwardLayerThatExpertsReplaceEverywhereIsRefused()
+    {
+        var builder = new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(2, ["mamba"]))
+            .WithBlocks(new BlockOptions { FeedForward = new() }).WithExperts(new MixtureOfExpertsOptions { NumExperts = 2, TopK = 1 });
+        Assert.Contains("experts take its place in every layer", Assert.Throws<ArgumentException>(builder.Build).Message, StringComparison.Ordinal);
     }
 }

@@ -1,0 +1,342 @@
+using Hybrid.Layers;
+using Hybrid.Tests.Infrastructure;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Layers;
+
+public class MixtureOfExpertsTests
+{
+    private const int Width = 6;
+    private const int Inner = 5;
+
+    // One layer in float32, in another order of additions than the reference.
+    private const double Tolerance = 1e-5;
+
+    /// <summary>Nemotron's router (sigmoid scores, groups, a bias) is another form that the layer does not have.</summary>
+    public static TheoryData<string> Cases =>
+        new(GoldenCases.Of("moe").Select(row => row.Data).Where(name => !name.StartsWith("nemotron", StringComparison.Ordinal)));
+
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public void EqualsTheReferenceImplementation(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var golden = GoldenCases.Load("moe", name);
+        using var layer = Load(name, golden);
+        var x = golden.Get("in.x").requires_grad_(true);
+
+        var (y, balance) = layer.ForwardWithBalanceLoss(x);
+        TensorAssert.Close(golden.Get("out.y"), y, Tolerance, $"{name} y");
+        if (golden.Find("out.aux_loss") is { } expected)
+        {
+            TensorAssert.Close(expected, balance, Tolerance, $"{name} load-balance loss");
+        }
+
+        golden.Loss(("y", y), ("aux_loss", balance)).backward();
+        TensorAssert.Close(golden.Get("grad.x"), x.grad!, Tolerance, $"{name} gradient of x");
+        var gradients = golden.Names.Where(entry => entry.StartsWith("grad.param.", StringComparison.Ordinal)).ToArray();
+        Assert.Equal(layer.parameters().Count(), gradients.Length);
+        Assert.All(
+            gradients,
+            entry => TensorAssert.Close(
+                golden.Get(entry), layer.get_parameter(NameHere(entry["grad.param.".Length..]))!.grad!, Tolerance, $"{name} {entry}"));
+    }
+
+    public static TheoryData<ExpertWeighting, int, int, bool> Forms => new(
+        from weighting in Enum.GetValues<ExpertWeighting>()
+        from tokens in new[] { 1, 2, 65 }
+        from topK in new[] { 1, 3, 7 }
+        from shared in new[] { false, true }
+        select (weighting, tokens, topK, shared));
+
+    [Theory]
+    [MemberData(nameof(Forms))]
+    public void EqualsTheFormulaTokenByToken(ExpertWeighting weighting, int tokens, int topK, bool shared)
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var layer = Make(weighting, topK, shared);
+        var x = Values.Normal(5, 1, tokens, Width).to_type(ScalarType.Float64);
+        var (y, balance) = layer.ForwardWithBalanceLoss(x);
+        var (expected, expectedBalance) = Naive(layer, x[0], weighting, topK);
+        TensorAssert.Close(expected, y[0], 1e-12, "output");
+        Assert.Equal(expectedBalance, balance.ToDouble(), 1e-12);
+        TensorAssert.Identical(y, layer.call(x), "without the loss");
+    }
+
+    [Theory]
+    [InlineData(ExpertWeighting.SoftmaxThenTopk)]
+    [InlineData(ExpertWeighting.SoftmaxTopkRenormalised)]
+    [InlineData(ExpertWeighting.TopkThenSoftmax)]
+    public void GradientsEqualFiniteDifferences(ExpertWeighting weighting)
+    {
+        using var layer = Make(weighting, 2, shared: true);
+        FiniteDifferences.Check(
+            inputs =>
+            {
+                var (y, balance) = layer.ForwardWithBalanceLoss(inputs[0]);
+                return [y, balance];
+            },
+            [Values.Normal(5, 3, 3, Width).to_type(ScalarType.Float64)]);
+    }
+
+    [Fact]
+    public void ExpertsThatNobodyChoosesDoNotCompute()
+    {
+        using var scope = NewDisposeScope();
+        using var layer = Make(ExpertWeighting.SoftmaxThenTopk, 2, shared: false);
+        using (no_grad())
+        {
+            // Positive inputs choose the experts of large positive router rows: 1 and 4.
+            layer.get_parameter("router.weight")!.copy_(
+                tensor(new double[] { -1, 9, -2, -3, 8, -4, -5 }).unsqueeze(1).expand(7, Width));
+            foreach (var idle in new[] { 0, 2, 3, 5, 6 })
+            {
+                layer.get_parameter("experts.gate_up_proj")![idle].fill_(double.NaN);
+                layer.get_parameter("experts.down_proj")![idle].fill_(double.NaN);
+            }
+        }
+
+        var y = layer.call(ones(2, 3, Width, dtype: ScalarType.Float64));
+        Assert.True(y.isfinite().all().ToBoolean());
+        y.sum().backward();
+        var gradient = layer.get_parameter("experts.down_proj")!.grad!;
+        var used = gradient.abs().amax([1L, 2L]).gt(0).data<bool>().ToArray();
+        Assert.Equal([false, true, false, false, true, false, false], used);
+    }
+
+    [Fact]
+    public void TheLoadBalanceLossIsTheNumberOfChoicesWhereTheRouterIsEven()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var layer = Make(ExpertWeighting.SoftmaxThenTopk, 3, shared: false);
+        var router = layer.get_parameter("router.weight")!;
+        var x = ones(1, 4, Width, dtype: ScalarType.Float64);
+        router.zero_();
+        Assert.Equal(3, layer.ForwardWithBalanceLoss(x).BalanceLoss.ToDouble(), 1e-12);
+
+        // All tokens surely choose expert 2: load 1 and probability 1 there, and E = 7; the other two choices have no probability.
+        router[2].fill_(100);
+        Assert.Equal(7, layer.ForwardWithBalanceLoss(x).BalanceLoss.ToDouble(), 1e-12);
+    }
+
+    [Fact]
+    public void TokensDoNotReachEachOther()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var layer = Make(ExpertWeighting.TopkThenSoftmax, 2, shared: true);
+        var x = Values.Normal(5, 2, 9, Width).to_type(ScalarType.Float64);
+        var other = x.clone();
+        other.narrow(1, 6, 3).fill_(50);
+        TensorAssert.Close(layer.call(x).narrow(1, 0, 6), layer.call(other).narrow(1, 0, 6), 1e-14, "the other tokens");
+    }
+
+    [Fact]
+    public void OneLayerServesSeveralThreads()
+    {
+        using var layer = Make(ExpertWeighting.SoftmaxThenTopk, 2, shared: true);
+        var inputs = Enumerable.Range(0, 8).Select(i => Values.Normal((ulong)i, 1, 5 + i, Width).to_type(ScalarType.Float64)).ToArray();
+        var alone = Array.ConvertAll(inputs, Run);
+        var together = new double[inputs.Length][];
+        Parallel.For(0, inputs.Length, i => together[i] = Run(inputs[i]));
+        Assert.Equal(alone, together);
+
+        double[] Run(Tensor x)
+        {
+            using var scope = NewDisposeScope();
+            using var guard = no_grad();
+            var (y, balance) = layer.ForwardWithBalanceLoss(x);
+            return [.. Values.Of(y), balance.ToDouble()];
+        }
+    }
+
+    [Fact]
+    public void NothingIsLeftBehind()
+    {
+        using var guard = no_grad();
+        using var layer = Make(ExpertWeighting.SoftmaxTopkRenormalised, 2, shared: true);
+        using var x = zeros(1, 3, Width, dtype: ScalarType.Float64);
+        var before = LiveTensors.Before();
+        layer.call(x).Dispose();
+        var (y, balance) = layer.ForwardWithBalanceLoss(x);
+        Assert.Equal(before + 2, Tensor.TotalCount);
+        y.Dispose();
+        balance.Dispose();
+    }
+
+    [Fact]
+    public void HalfPrecisionRoutesInSingle()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var layer = Make(ExpertWeighting.SoftmaxThenTopk, 2, shared: true);
+        var x = Values.Normal(5, 2, 4, Width);
+        layer.to(ScalarType.BFloat16);
+        var (y, balance) = layer.ForwardWithBalanceLoss(x.to_type(ScalarType.BFloat16));
+        Assert.Equal((ScalarType.BFloat16, ScalarType.Float32), (y.dtype, balance.dtype));
+
+        // The same weights and inputs, computed in single; three roundings to 8 bits a branch.
+        layer.to(ScalarType.Float32);
+        TensorAssert.Close(layer.call(x.to_type(ScalarType.BFloat16).to_type(ScalarType.Float32)), y.to_type(ScalarType.Float32), 0.02, "bfloat16");
+    }
+
+    [Fact]
+    public void WeightsStartLikeThoseOfLinearLayers()
+    {
+        manual_seed(3);
+        using var scope = NewDisposeScope();
+        using var layer = new MixtureOfExperts(16, new MixtureOfExpertsOptions { SharedExpertIntermediateSize = 9 });
+        Assert.Equal(
+            [
+                "experts.down_proj", "experts.gate_up_proj", "router.weight", "shared_expert.down_proj.weight", "shared_expert.gate_proj.weight",
+                "shared_expert.up_proj.weight", "shared_expert_gate.weight",
+            ],
+            layer.state_dict().Keys.Order(StringComparer.Ordinal));
+        Assert.Equal([8, 96, 16], layer.get_parameter("experts.gate_up_proj")!.shape);   // 8/3 of 16 is 42.7, so 48
+        Assert.Equal([8, 16, 48], layer.get_parameter("experts.down_proj")!.shape);
+        Within("experts.gate_up_proj", 1 / Math.Sqrt(16));
+        Within("experts.down_proj", 1 / Math.Sqrt(48));
+
+        void Within(string name, double bound)
+        {
+            var values = Values.Of(layer.get_parameter(name)!);
+            Assert.InRange(values.Max(), 0.99 * bound, bound);
+            Assert.InRange(values.Min(), -bound, -0.99 * bound);
+        }
+    }
+
+    public static TheoryData<string, MixtureOfExpertsOptions> BadOptions => new()
+    {
+        { "NumExperts must be at least 1; got 0", new() { NumExperts = 0 } },
+        { "TopK must be 1..8; got 0", new() { TopK = 0 } },
+        { "TopK must be 1..3; got 4", new() { NumExperts = 3, TopK = 4 } },
+        { "IntermediateSize must be at least 1; got 0", new() { IntermediateSize = 0 } },
+        { "SharedExpertIntermediateSize must be at least 1; got -1", new() { SharedExpertIntermediateSize = -1 } },
+        { "ExpertEvery must be at least 1; got 0", new() { ExpertEvery = 0 } },
+        { "ExpertOffset must be 0..1; got 2", new() { ExpertEvery = 2, ExpertOffset = 2 } },
+        { "RouterAuxLossCoefficient must be at least 0; got -1", new() { RouterAuxLossCoefficient = -1 } },
+    };
+
+    [Theory]
+    [MemberData(nameof(BadOptions))]
+    public void OptionsOutOfRangeAreNamed(string text, MixtureOfExpertsOptions options)
+    {
+        var error = Assert.Throws<ArgumentOutOfRangeException>(() => new MixtureOfExperts(8, options));
+        Assert.StartsWith($"MixtureOfExpertsOptions.{text}.", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("[2, 3, 5]", new long[] { 2, 3, 5 })]
+    [InlineData("[2, 0, 6]", new long[] { 2, 0, 6 })]
+    public void InputsOfAnotherShapeAreRefused(string shape, long[] sizes)
+    {
+        using var layer = new MixtureOfExperts(Width);
+        using var x = zeros(sizes);
+        var error = Assert.Throws<ArgumentException>(() => layer.call(x));
+        Assert.StartsWith($"MixtureOfExperts: the input must be [..., 6] with at least one token; got {shape}.", error.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Seven experts in float64.</summary>
+    private static MixtureOfExperts Make(ExpertWeighting weighting, int topK, bool shared)
+    {
+        manual_seed(3);
+        var layer = new MixtureOfExperts(Width, new MixtureOfExpertsOptions
+        {
+            NumExperts = 7, TopK = topK, IntermediateSize = Inner, Weighting = weighting, SharedExpertIntermediateSize = shared ? 4 : null,
+        });
+        layer.to(ScalarType.Float64);
+        return layer;
+    }
+
+    /// <summary>The formula in plain loops: every expert of a token in turn, without grouping.</summary>
+    private static (Tensor Y, double Balance) Naive(MixtureOfExperts layer, Tensor x, ExpertWeighting weighting, int topK)
+    {
+        var (router, gateUp, down) = (Get("router.weight"), Get("experts.gate_up_proj"), Get("experts.down_proj"));
+        var tokens = (int)x.size(0);
+        var (inputs, output, experts) = (Values.Of(x), new double[tokens * Width], router.Length / Width);
+        var (load, share) = (new double[experts], new double[experts]);
+        for (var t = 0; t < tokens; t++)
+        {
+            var token = inputs.AsSpan(t * Width, Width).ToArray();
+            var logits = Product(router, 0, experts, token);
+            var exponentials = logits.Select(Math.Exp).ToArray();
+            var chosen = Enumerable.Range(0, experts).OrderByDescending(e => logits[e]).Take(topK).ToArray();
+            var total = weighting == ExpertWeighting.SoftmaxThenTopk ? exponentials.Sum() : chosen.Sum(e => exponentials[e]);
+            for (var e = 0; e < experts; e++)
+            {
+                share[e] += exponentials[e] / exponentials.Sum() / tokens;
+            }
+
+            foreach (var e in chosen)
+            {
+                load[e] += 1.0 / tokens;
+                var gate = Product(gateUp, e * 2 * Inner * Width, Inner, token);
+                var up = Product(gateUp, ((e * 2) + 1) * Inner * Width, Inner, token);
+                Add(t, exponentials[e] / total, Product(down, e * Width * Inner, Width, Gated(gate, up)));
+            }
+
+            if (layer.get_parameter("shared_expert_gate.weight") is not null)
+            {
+                var (gate, up) = (Product(Get("shared_expert.gate_proj.weight"), 0, 4, token), Product(Get("shared_expert.up_proj.weight"), 0, 4, token));
+                var weight = Values.Sigmoid(Product(Get("shared_expert_gate.weight"), 0, 1, token)[0]);
+                Add(t, weight, Product(Get("shared_expert.down_proj.weight"), 0, Width, Gated(gate, up)));
+            }
+        }
+
+        return (tensor(output).view(tokens, Width), experts * load.Zip(share, (a, b) => a * b).Sum());
+
+        double[] Get(string name) => Values.Of(layer.get_parameter(name)!);
+
+        void Add(int t, double weight, double[] values)
+        {
+            for (var d = 0; d < Width; d++)
+            {
+                output[(t * Width) + d] += weight * values[d];
+            }
+        }
+    }
+
+    private static double[] Gated(double[] gate, double[] up) => [.. gate.Zip(up, (g, u) => Values.Silu(g) * u)];
+
+    /// <summary>The product of the matrix that starts at an offset with a vector.</summary>
+    private static double[] Product(double[] matrix, int offset, int rows, double[] vector) =>
+        [.. Enumerable.Range(0, rows).Select(row => vector.Select((value, i) => value * matrix[offset + (row * vector.Length) + i]).Sum())];
+
+    private static MixtureOfExperts Load(string name, GoldenCase golden)
+    {
+        const string prefix = "in.param.";
+        var weights = golden.Names.Where(entry => entry.StartsWith(prefix, StringComparison.Ordinal))
+            .ToDictionary(entry => NameHere(entry[prefix.Length..]), golden.Get);
+        var layer = new MixtureOfExperts(golden.Get("in.x").size(-1), new MixtureOfExpertsOptions
+        {
+            NumExperts = golden.Flag("experts")!.Value.GetInt64(),
+            TopK = golden.Flag("top_k")!.Value.GetInt32(),
+            IntermediateSize = weights["experts.down_proj"].size(2),
+            SharedExpertIntermediateSize = weights.GetValueOrDefault("shared_expert.up_proj.weight")?.size(0),
+            Weighting = name.Split('_')[0] switch
+            {
+                "jamba" => ExpertWeighting.SoftmaxThenTopk,
+                "qwen3" => ExpertWeighting.SoftmaxTopkRenormalised,
+                "granite" => ExpertWeighting.TopkThenSoftmax,
+                _ => throw new InvalidOperationException($"no form of the router is known for '{name}'"),
+            },
+        });
+        var (missing, unexpected) = layer.load_state_dict(weights);
+        Assert.Empty(missing);
+        Assert.Empty(unexpected);
+        return layer;
+    }
+
+    /// <summary>Jamba's names are the layer's own; Qwen3-Next and Granite have others for some.</summary>
+    private static string NameHere(string name) => name switch
+    {
+        "gate.weight" or "router.layer.weight" => "router.weight",
+        "input_linear.weight" => "experts.gate_up_proj",
+        "output_linear.weight" => "experts.down_proj",
+        _ => name,
+    };
+}
