@@ -22,17 +22,7 @@ public class Mamba2MixerTests
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.Load("mamba2_mixer", name);
         using var mixer = MixerOf(golden);
-        var x = golden.Get("in.x").requires_grad_(true);
-
-        var y = mixer.call(x);
-        TensorAssert.Close(golden.Get("out.y"), y, Tolerance, $"{name} y");
-
-        golden.Loss(("y", y)).backward();
-        TensorAssert.Close(golden.Get("grad.x"), x.grad!, Tolerance, $"{name} gradient of x");
-        Assert.All(
-            mixer.named_parameters(),
-            entry => TensorAssert.Close(
-                golden.Get("grad.param." + entry.name), entry.parameter.grad!, Tolerance, $"{name} gradient of {entry.name}"));
+        GoldenMixer.CheckOutputAndGradients(golden, mixer, name, Tolerance);
     }
 
     [Theory]
@@ -43,10 +33,7 @@ public class Mamba2MixerTests
         using var guard = no_grad();
         using var golden = GoldenCases.Load("mamba2_mixer", name);
         using var mixer = MixerOf(golden);
-        var x = golden.Get("in.x");
-        using var state = mixer.CreateState(x.size(0));
-        var steps = x.split(1, 1).Select(step => mixer.forward(step, new MixerContext { State = state })).ToArray();
-        TensorAssert.Close(golden.Get("out.y"), cat(steps, 1), Tolerance, name);
+        GoldenMixer.CheckSingleSteps(golden, mixer, name, Tolerance);
     }
 
     public static TheoryData<Mamba2Options> Variants => new(

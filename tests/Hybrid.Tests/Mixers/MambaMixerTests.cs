@@ -23,16 +23,7 @@ public class MambaMixerTests
         using var golden = GoldenCases.Load("mamba_mixer", name);
         using var mixer = new MambaMixer(golden.Get("in.x").size(2), OptionsOf(golden));
         Load(mixer, golden);
-        var x = golden.Get("in.x").requires_grad_(true);
-
-        var y = mixer.call(x);
-        TensorAssert.Close(golden.Get("out.y"), y, Tolerance, $"{name} y");
-
-        golden.Loss(("y", y)).backward();
-        TensorAssert.Close(golden.Get("grad.x"), x.grad!, Tolerance, $"{name} gradient of x");
-        Assert.All(
-            mixer.named_parameters(),
-            entry => TensorAssert.Close(golden.Get("grad.param." + entry.name), entry.parameter.grad!, Tolerance, $"{name} gradient of {entry.name}"));
+        GoldenMixer.CheckOutputAndGradients(golden, mixer, name, Tolerance);
     }
 
     [Theory]
@@ -42,12 +33,9 @@ public class MambaMixerTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var golden = GoldenCases.Load("mamba_mixer", name);
-        var x = golden.Get("in.x");
-        using var mixer = new MambaMixer(x.size(2), OptionsOf(golden));
+        using var mixer = new MambaMixer(golden.Get("in.x").size(2), OptionsOf(golden));
         Load(mixer, golden);
-        using var state = mixer.CreateState(x.size(0));
-        var steps = x.split(1, 1).Select(step => mixer.forward(step, new MixerContext { State = state })).ToArray();
-        TensorAssert.Close(golden.Get("out.y"), cat(steps, 1), Tolerance, name);
+        GoldenMixer.CheckSingleSteps(golden, mixer, name, Tolerance);
     }
 
     [Theory]

@@ -21,11 +21,11 @@ public static partial class LinearRecurrence
 
         var length = Math.Max(1, (long)Math.Ceiling(Math.Sqrt(time)));
         var count = (time + length - 1) / length;
-        var (local, passed) = ScanInsideChunks(                                          // both length x [B * count, E]
+        var (local, passed) = ChunkedScan.InsideChunks(                                  // both length x [B * count, E]
             Split(input, batch, length, count, padding: 0), Split(decay, batch, length, count, padding: 1));
 
         var state = initialState?.to_type(dtype) ?? zeros([batch, channels], dtype: dtype, device: x.device);
-        var (entering, finalState) = ChainChunks(local[^1].view(batch, count, channels), passed[^1].view(batch, count, channels), state);
+        var (entering, finalState) = ChunkedScan.Chain(local[^1].view(batch, count, channels), passed[^1].view(batch, count, channels), state);
 
         var states = stack(local).addcmul(stack(passed), entering.view(1, batch * count, channels), 1);
         var y = states.transpose(0, 1).reshape(batch, count * length, channels).narrow(1, 0, time);
@@ -56,36 +56,5 @@ public static partial class LinearRecurrence
 
         // unbind, not indexing: the gradient of a slice is a tensor of the full size, that of unbind is one stack.
         return x.reshape(batch * count, length, channels).transpose(0, 1).contiguous().unbind(0);
-    }
-
-    /// <summary>Every chunk from a zero state: the state after each step, and the product of the decays up to it.</summary>
-    private static (Tensor[] Local, Tensor[] Passed) ScanInsideChunks(Tensor[] inputs, Tensor[] decays)
-    {
-        var (local, passed) = (new Tensor[inputs.Length], new Tensor[inputs.Length]);
-        (local[0], passed[0]) = (inputs[0], decays[0]);
-        for (var i = 1; i < inputs.Length; i++)
-        {
-            local[i] = inputs[i].addcmul(decays[i], local[i - 1], 1);
-            passed[i] = decays[i] * passed[i - 1];
-        }
-
-        return (local, passed);
-    }
-
-    /// <summary>
-    /// Hands states from chunk to chunk: the last state and the whole decay of each chunk [B, count, E] in, the state that enters each
-    /// chunk [B, count, E] out, and the state after the last [B, E].
-    /// </summary>
-    private static (Tensor Entering, Tensor FinalState) ChainChunks(Tensor local, Tensor passed, Tensor state)
-    {
-        var (locals, decays) = (local.unbind(1), passed.unbind(1));
-        var entering = new Tensor[locals.Length];
-        for (var i = 0; i < locals.Length; i++)
-        {
-            entering[i] = state;
-            state = locals[i].addcmul(decays[i], state, 1);
-        }
-
-        return (stack(entering, 1), state);
     }
 }

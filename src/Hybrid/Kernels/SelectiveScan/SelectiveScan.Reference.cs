@@ -30,7 +30,7 @@ public static partial class SelectiveScan
 
         var driven = chunks.Split(step * input).unsqueeze(-1) * PerChannel(B.to_type(dtype), chunks, channels);
 
-        var (local, passed) = ScanInsideChunks(decay, driven);                           // both L x [G, E, N]
+        var (local, passed) = ChunkedScan.InsideChunks(driven.unbind(0), decay.unbind(0)); // both L x [G, E, N]
         var (entering, finalState) = ChainChunks(
             local[^1].view(batch, chunks.Count, channels, stateSize),
             passed[^1].view(batch, chunks.Count, channels, stateSize),
@@ -84,45 +84,18 @@ public static partial class SelectiveScan
         }
     }
 
-    /// <summary>Every chunk from a zero state: the state after each step, and the product of the decays up to it.</summary>
-    private static (Tensor[] Local, Tensor[] Passed) ScanInsideChunks(Tensor decay, Tensor driven)
-    {
-        // unbind, not indexing: the gradient of a slice is a tensor of the full size, that of unbind is one stack.
-        var decays = decay.unbind(0);
-        var local = driven.unbind(0);
-        var passed = new Tensor[decays.Length];
-        passed[0] = decays[0];
-        for (var i = 1; i < decays.Length; i++)
-        {
-            local[i] = local[i].addcmul(decays[i], local[i - 1], 1);
-            passed[i] = decays[i] * passed[i - 1];
-        }
-
-        return (local, passed);
-    }
-
     /// <summary>
     /// Hands states from chunk to chunk: [B, chunks, E, N] in, the state that enters each chunk out (null where all are zero), and the
     /// state after the last. A single step from a zero state still goes through, so that A has its gradient: zero, not none.
     /// </summary>
     private static (Tensor? Entering, Tensor FinalState) ChainChunks(Tensor local, Tensor passed, Tensor? initialState, bool skipZeros)
     {
-        var locals = local.unbind(1);
-        if (locals.Length == 1 && initialState is null && skipZeros)
+        if (local.size(1) == 1 && initialState is null && skipZeros)
         {
-            return (null, locals[0]);
+            return (null, local.select(1, 0));
         }
 
-        var decays = passed.unbind(1);
-        var entering = new Tensor[locals.Length];
-        var state = initialState ?? zeros_like(locals[0]);
-        for (var i = 0; i < locals.Length; i++)
-        {
-            entering[i] = state;
-            state = locals[i].addcmul(decays[i], state, 1);
-        }
-
-        return (stack(entering, 1), state);
+        return ChunkedScan.Chain(local, passed, initialState ?? zeros_like(local.select(1, 0)));
     }
 
     /// <summary>y = C h for states [L, G, E, N] and C [L or 1, G or 1, E or 1, N]: [L, G, E].</summary>

@@ -114,18 +114,10 @@ public static partial class StateSpaceDuality
     /// <summary>Hands states from chunk to chunk: the state that enters each chunk, [R, H, P, N], and the one after the last.</summary>
     private static (Tensor Entering, Tensor FinalState) ChainChunks(TimeChunks chunks, Tensor local, Tensor passed, Tensor? initialState)
     {
-        // unbind, not indexing: the gradient of a slice is a tensor of the full size, that of unbind is one stack.
-        var locals = chunks.ByRow(local).unbind(1);                                                         // [B, H, P, N] each
-        var decays = chunks.ByRow(passed).unsqueeze(-1).unsqueeze(-1).unbind(1);                            // [B, H, 1, 1] each
-        var entering = new Tensor[locals.Length];
-        var state = initialState ?? zeros_like(locals[0]);
-        for (var i = 0; i < locals.Length; i++)
-        {
-            entering[i] = state;
-            state = locals[i].addcmul(decays[i], state, 1);
-        }
-
-        return (stack(entering, 1).view(local.shape), state);
+        var locals = chunks.ByRow(local);                                                                   // [B, chunks, H, P, N]
+        var (entering, finalState) = ChunkedScan.Chain(
+            locals, chunks.ByRow(passed).unsqueeze(-1).unsqueeze(-1), initialState ?? zeros_like(locals.select(1, 0)));
+        return (entering.view(local.shape), finalState);
     }
 
     /// <summary>R rows (batch rows times chunks), L steps, H heads in G groups, head width P, state size N.</summary>
