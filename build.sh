@@ -2,8 +2,8 @@
 # One entry for everything: ./build.sh build | test | sample NAME [args] | bench [args] | pack
 #
 # The first run decides where TorchSharp and Tomlyn come from and records it in artifacts/torch.props:
-#   nuget    the package feed has them: they are plain package references;
-#   system   it has not: src/Fallbacks stands in for them, over a libtorch of this machine (installed here if missing).
+#   nuget    the package feed has them and they run here: they are plain package references;
+#   system   else: src/Fallbacks stands in for them, over a libtorch of this machine (installed here if missing).
 # HYBRID_TORCH=nuget|system overrides the decision, HYBRID_LIBTORCH=DIR names a libtorch to use in system mode.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -41,7 +41,8 @@ record_source() {
 
 central_version() { sed -n "s:.*Include=\"$1\" Version=\"\([^\"]*\)\".*:\1:p" Directory.Packages.props; }
 
-# Restores a project that references just the two packages; only "not found" means that the feed lacks them.
+# Restores a project that references just the two packages; only "not found" means that the feed lacks them. The native library
+# inside TorchSharp may ask for a newer C++ runtime than this system's, which restoring does not tell.
 probe_feed() {
   local probe=artifacts/probe version_torch version_tomlyn log
   version_torch=$(central_version TorchSharp)
@@ -58,7 +59,13 @@ probe_feed() {
 </Project>
 PROBE
   if log=$(dotnet restore "$probe/probe.csproj" 2>&1); then
-    echo nuget
+    native_problem "$probe" >"$probe/problem"
+    if [ -s "$probe/problem" ]; then
+      say "TorchSharp $version_torch is on the feed but does not load on this system: $(head -n 1 "$probe/problem")"
+      echo system
+    else
+      echo nuget
+    fi
   elif grep -qE 'NU1101|NU1102|NU1103' <<<"$log"; then
     echo system
   else
@@ -66,6 +73,19 @@ PROBE
     die "the package feed could not be read (above); set HYBRID_TORCH=nuget or HYBRID_TORCH=system to skip this check"
   fi
   rm -rf "$probe"
+}
+
+# What the loader says of symbol versions that TorchSharp's native library needs and this system lacks; nothing where all is there.
+native_problem() {
+  local packages library
+  packages=$(sed -n 's:.*<NuGetPackageRoot[^>]*>\(.*\)</NuGetPackageRoot>.*:\1:p' "$1"/obj/*.nuget.g.props | head -n 1)
+  library="$packages/torchsharp/$(central_version TorchSharp)/runtimes/linux-$(uname -m | sed 's/x86_64/x64/;s/aarch64/arm64/')/native/libLibTorchSharp.so"
+  [ -n "$packages" ] && [ "$(uname -s)" = Linux ] && command -v ldd >/dev/null || return 0
+  if [ -f "$library" ]; then
+    LC_ALL=C ldd "$library" 2>&1 | grep -oE "version \`[^']*' not found" || true
+  else
+    echo "it has no native library for $(uname -m)"
+  fi
 }
 
 decide_source() {
