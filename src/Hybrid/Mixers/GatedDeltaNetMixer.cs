@@ -185,7 +185,7 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
         var parts = convolved.split([KeyChannels, KeyChannels, ValueChannels], -1);
 
         var (o, recurrent) = GatedDelta.Apply(
-            PerValueHead(parts[0]), PerValueHead(parts[1]), parts[2].unflatten(-1, valueHeads, valueWidth), beta, logDecay,
+            PerValueHead(parts[0]), PerValueHead(parts[1]), parts[2].unflatten(2, valueHeads, valueWidth), beta, logDecay,
             normalise: true, initialState: state?.Recurrent, mask: batch.Mask, restart: PackedRows.Restarts(context.SequenceIds));
 
         state?.Update(window, recurrent);
@@ -196,17 +196,17 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
     /// <summary>The projection stores q, k, v and z of one key head after the other; the convolution wants all q, all k, all v.</summary>
     private (Tensor Mixed, Tensor Gate) Project(Tensor x)
     {
-        var parts = inProjection.call(x).unflatten(-1, options.NumKeyHeads, -1)
+        var parts = inProjection.call(x).unflatten(2, options.NumKeyHeads, -1)
             .split([keyWidth, keyWidth, shared * valueWidth, shared * valueWidth], -1);
         return (cat([parts[0].flatten(2), parts[1].flatten(2), parts[2].flatten(2)], -1),
-            parts[3].flatten(2).unflatten(-1, valueHeads, valueWidth));
+            parts[3].flatten(2).unflatten(2, valueHeads, valueWidth));
     }
 
     /// <summary>beta = sigmoid(b) and g = -exp(A_log) softplus(a + dt_bias), in the precision of the state; b and a by key head.</summary>
     private (Tensor Beta, Tensor LogDecay) Gates(Tensor x)
     {
         var type = StatePrecision.Of(decayLog.dtype);
-        var parts = gateProjection.call(x).unflatten(-1, options.NumKeyHeads, -1).split([shared, shared], -1);
+        var parts = gateProjection.call(x).unflatten(2, options.NumKeyHeads, -1).split([shared, shared], -1);
         var step = (parts[1].flatten(2).to_type(type) + stepBias.to_type(type)).softplus();
         return (parts[0].flatten(2).to_type(type).sigmoid(), step * decayLog.to_type(type).exp().neg());
     }
@@ -214,7 +214,7 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
     /// <summary>[B, T, key heads * K] to [B, T, H, K]: a key head for each value head that shares it.</summary>
     private Tensor PerValueHead(Tensor x)
     {
-        var heads = x.unflatten(-1, options.NumKeyHeads, keyWidth);
+        var heads = x.unflatten(2, options.NumKeyHeads, keyWidth);
         return shared == 1 ? heads : heads.repeat_interleave(shared, 2);
     }
 }

@@ -210,11 +210,11 @@ public sealed class Mamba2Mixer : SequenceMixer
         var driven = convolved.split([inner, matrixWidth, matrixWidth], -1);                            // x, B, C
 
         var (y, recurrent) = StateSpaceDuality.Apply(
-            driven[0].unflatten(-1, heads, options.HeadDim),                                            // [B, T, H, P]
+            driven[0].unflatten(2, heads, options.HeadDim),                                            // [B, T, H, P]
             parts[2],                                                                                   // [B, T, H]
             Decay(),
-            driven[1].unflatten(-1, options.NGroups, options.DState),                                   // [B, T, G, N]
-            driven[2].unflatten(-1, options.NGroups, options.DState),
+            driven[1].unflatten(2, options.NGroups, options.DState),                                   // [B, T, G, N]
+            driven[2].unflatten(2, options.NGroups, options.DState),
             skip,
             dtBias: stepBias,
             dtSoftplus: true,

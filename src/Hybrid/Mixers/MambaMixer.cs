@@ -207,7 +207,7 @@ public sealed class MambaMixer : SequenceMixer
 
         var (y, recurrent) = SelectiveScan.Apply(
             convolved, delta, Decay(), inputMatrix, outputMatrix, skip, halves[1], bias, softplus,
-            state?.Recurrent, batch.Mask, PackedRows.Restarts(context.SequenceIds));
+            state?.Recurrent, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false);
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);

@@ -142,6 +142,17 @@ public class CustomFunctionTests
         Expect.Values(b.grad!, 1);
     }
 
+    /// <summary>As in TorchSharp, where the exception ends the process.</summary>
+    [Fact]
+    public void ZerosForAnUnusedOutputNeedTheScopeOfTheForward()
+    {
+        using var scope = NewDisposeScope();
+        var (a, b) = (tensor(3.0, requires_grad: true), tensor(5.0, requires_grad: true));
+        Tensor sum;
+        using (NewDisposeScope()) sum = Several.apply(a, b, true)[1].MoveToOuterDisposeScope();
+        Assert.Throws<InvalidOperationException>(() => sum.backward());
+    }
+
     [Fact]
     public void OneTensorInTwoPlaces()
     {

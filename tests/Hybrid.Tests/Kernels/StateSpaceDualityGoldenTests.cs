@@ -100,8 +100,8 @@ public class StateSpaceDualityGoldenTests
         var driven = convolved.split([inner, matrix, matrix], -1);
         var (min, max) = Limits(golden);
         var (mixed, _) = StateSpaceDuality.Apply(
-            driven[0].unflatten(-1, heads, headWidth), parts[2], inputs["A"], driven[1].unflatten(-1, groups, states),
-            driven[2].unflatten(-1, groups, states), inputs.GetValueOrDefault("D"), dtBias: inputs["dt_bias"], dtSoftplus: true, dtMin: min, dtMax: max);
+            driven[0].unflatten(2, heads, headWidth), parts[2], inputs["A"], driven[1].unflatten(2, groups, states),
+            driven[2].unflatten(2, groups, states), inputs.GetValueOrDefault("D"), dtBias: inputs["dt_bias"], dtSoftplus: true, dtMin: min, dtMax: max);
         var y = norm.call(mixed.flatten(2), parts[0]);
         if (inputs.TryGetValue("out_weight", out var weight))
         {

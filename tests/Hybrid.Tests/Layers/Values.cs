@@ -10,7 +10,7 @@ internal static class Values
     public static double[] Of(Tensor tensor)
     {
         using var scope = NewDisposeScope();
-        return tensor.detach().to_type(ScalarType.Float64).contiguous().data<double>().ToArray();
+        return tensor.numel() == 0 ? [] : tensor.detach().to_type(ScalarType.Float64).contiguous().data<double>().ToArray();
     }
 
     /// <summary>Float32 samples of the standard normal distribution that depend on the seed alone.</summary>

@@ -18,6 +18,7 @@ public static partial class torch
             private List<Tensor> toSave = [];
             private List<Tensor> dirty = [];
             private List<Tensor> nonDifferentiable = [];
+            private Tensor[] likeOutputs = [];
             private nint node;
 
             static AutogradContext() => Shim.hy_function_callbacks(&Backward, &Release);
@@ -31,7 +32,10 @@ public static partial class torch
 
             public bool MaterializeGrads { get; private set; } = true;
 
-            /// <summary>Whether an output without gradient gets zeros in backward, or an invalid tensor.</summary>
+            /// <summary>
+            /// Whether an output without gradient gets zeros in backward, or an invalid tensor. The zeros need the scope of the forward: where
+            /// it has ended the backward fails, as it does in TorchSharp.
+            /// </summary>
             public void set_materialize_grads(bool value) => MaterializeGrads = value;
 
             public void save_for_backward(List<Tensor> tensors) => toSave = tensors;
@@ -77,7 +81,6 @@ public static partial class torch
                         Saved = saves, SavedCount = toSave.Count,
                         Dirty = changed, DirtyCount = dirty.Count,
                         NonDifferentiable = constant, NonDifferentiableCount = nonDifferentiable.Count,
-                        Materialize = MaterializeGrads ? 1 : 0,
                     };
                     Shim.Check(Shim.hy_function_apply(&call, results));
                 }
@@ -85,7 +88,9 @@ public static partial class torch
                 GC.KeepAlive(outputs);
                 GC.KeepAlive(toSave);
                 (toSave, dirty, nonDifferentiable) = ([], [], []);
-                return wrapped.Select(handle => new Tensor(handle)).ToList();
+                var attached = wrapped.Select(handle => new Tensor(handle)).ToList();
+                if (MaterializeGrads) likeOutputs = attached.Select(tensor => tensor.IsInvalid ? null : tensor.empty_like()).ToArray();
+                return attached;
             }
 
             private static nint[] Native(List<Tensor> tensors) =>
@@ -99,7 +104,8 @@ public static partial class torch
                     var context = (AutogradContext)GCHandle.FromIntPtr(state).Target;
                     context.node = node;
                     var incoming = new List<Tensor>(count);
-                    for (var i = 0; i < count; i++) incoming.Add(new Tensor(received[i]));
+                    for (var i = 0; i < count; i++)
+                        incoming.Add(context.MaterializeGrads && received[i] == 0 && context.likeOutputs[i] is { } like ? zeros_like(like) : new Tensor(received[i]));
                     context.Fill(context.run(context, incoming), gradients);
                     return 0;
                 }

@@ -30,7 +30,6 @@ internal static class Ops
     public static readonly Op argmin = "argmin";
     public static readonly Op argsort = "argsort";
     public static readonly Op as_strided = "as_strided";
-    public static readonly Op baddbmm = "baddbmm";
     public static readonly Op bernoulli = "bernoulli";
     public static readonly Op bernoulli__Tensor = "bernoulli_.Tensor";
     public static readonly Op bernoulli__float = "bernoulli_.float";

@@ -30,7 +30,6 @@ internal unsafe struct FunctionCall
     public nint Managed;
     public nint* Inputs, Outputs, Saved, Dirty, NonDifferentiable;
     public int InputCount, OutputCount, SavedCount, DirtyCount, NonDifferentiableCount;
-    public int Materialize;
 }
 
 /// <summary>

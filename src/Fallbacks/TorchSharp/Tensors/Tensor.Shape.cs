@@ -10,7 +10,10 @@ public static partial class torch
         public Tensor view_as(Tensor other) => Ops.view_as.Call(this, other);
         public Tensor reshape(params long[] shape) => Ops.reshape.Call(this, shape);
         public Tensor flatten(long start_dim = 0, long end_dim = -1) => Ops.flatten_using_ints.Call(this, start_dim, end_dim);
-        public Tensor unflatten(long dim, params long[] sizes) => Ops.unflatten_int.Call(this, dim, sizes);
+        public Tensor unflatten(long dim, params long[] sizes) => dim >= 0 && dim < Dimensions
+            ? Ops.unflatten_int.Call(this, dim, sizes)
+            : throw new ArgumentException($"Invalid 'dim' argument: {dim}.");
+
         public Tensor unflatten(long dim, Size sizes) => unflatten(dim, sizes.Shape);
 
         public Tensor T => Ops.numpy_T.Call(this);

@@ -52,6 +52,7 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T> where
 
     public void CopyTo(Span<T> array, int arrayIndex = 0, long tensorIndex = 0)
     {
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(tensorIndex, Count, "startingIndex");   // so an empty tensor has no array
         var target = array[arrayIndex..];
         var count = (int)Math.Min(Count - tensorIndex, target.Length);
         if (contiguous) new ReadOnlySpan<T>(start + tensorIndex, count).CopyTo(target);

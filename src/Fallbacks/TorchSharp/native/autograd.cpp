@@ -35,7 +35,6 @@ ReleaseCallback releaseCallback;
 // What a node keeps for its managed backward; dies with the node. Saved tensors stay until then, also after a backward.
 struct NodeState : torch::CustomClassHolder {
   int64_t managed;
-  bool materialize = true;
   size_t tensors = 0;
   variable_list outputs, dirty, nonDifferentiable;
   std::vector<SavedVariable> saved;
@@ -50,7 +49,7 @@ struct ManagedFunction : torch::autograd::Function<ManagedFunction> {
   template <class... Slots>
   static variable_list forward(AutogradContext* context, c10::intrusive_ptr<NodeState> state, Slots...) {
     context->saved_data["state"] = c10::IValue::make_capsule(state);
-    context->set_materialize_grads(state->materialize);
+    context->set_materialize_grads(false);  // the managed side makes the zeros
     context->mark_dirty(state->dirty);
     context->mark_non_differentiable(state->nonDifferentiable);
     state->dirty.clear();
@@ -97,7 +96,6 @@ struct FunctionCall {
   int64_t managed;
   const Handle *inputs, *outputs, *saved, *dirty, *nonDifferentiable;
   int32_t inputCount, outputCount, savedCount, dirtyCount, nonDifferentiableCount;
-  int32_t materialize;
 };
 
 // Puts a node behind the outputs of a managed forward; `results` receives one handle per output.
@@ -107,7 +105,6 @@ HY_EXPORT int32_t hy_function_apply(const FunctionCall* call, Handle* results) {
     auto state = c10::make_intrusive<NodeState>(call->managed);
     TORCH_CHECK(call->inputCount <= static_cast<int32_t>(slotCount), "a custom function takes at most ", slotCount,
                 " tensors, got ", call->inputCount);
-    state->materialize = call->materialize != 0;
     state->outputs = borrowAll(call->outputs, call->outputCount);
     state->dirty = borrowAll(call->dirty, call->dirtyCount);
     state->nonDifferentiable = borrowAll(call->nonDifferentiable, call->nonDifferentiableCount);

@@ -97,8 +97,8 @@ public static partial class GatedDelta
         for (var i = 0; i < value.Length; i++)
         {
             entering[i] = state;
-            written[i] = value[i].baddbmm(reading[i], state, alpha: -1);
-            state = (state * keep[i]).baddbmm(key[i], written[i]);
+            written[i] = value[i] - reading[i].bmm(state);
+            state = key[i].bmm(written[i]).addcmul(state, keep[i], 1);
         }
 
         return (stack(entering, 1), stack(written, 1), state);

@@ -29,19 +29,22 @@ public static partial class SelectiveScan
     /// The scan with the recurrence as one SIMD pass over time. Step sizes, skip and gate, which have no factor N, stay tensor operations.
     /// </summary>
     internal static (Tensor Y, Tensor FinalState) Cpu(
-        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, bool deltaSoftplus, Tensor? initialState, Tensor? mask)
+        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, bool deltaSoftplus, Tensor? initialState, Tensor? mask,
+        bool stateGradient = true)
     {
         var step = StepSizes(delta, deltaBias, deltaSoftplus, mask);
-        var results = Recurrence.apply(
-            u.contiguous(), step.contiguous(), A.contiguous(), B.contiguous(), C.contiguous(),
-            initialState?.contiguous() ?? zeros([u.size(0), A.size(0), A.size(1)], dtype: ScalarType.Float32));
+        var initial = initialState?.contiguous() ?? zeros([u.size(0), A.size(0), A.size(1)], dtype: ScalarType.Float32);
+        Tensor[] inputs = [u.contiguous(), step.contiguous(), A.contiguous(), B.contiguous(), C.contiguous(), initial];
+        var constant = stateGradient ? null : empty_like(initial);
+        var results = Recurrence.apply(constant is null ? inputs : [.. inputs, constant]);
         var y = D is null ? results[0] : results[0].addcmul(u, D, 1);
-        return (z is null ? y : y * z.silu(), results[1]);
+        return (z is null ? y : y * z.silu(), constant ?? results[1]);
     }
 
     /// <summary>
     /// h_t = exp(step_t A) h_(t-1) + step_t u_t B_t, y_t = C_t h_t. The backward pass recomputes the states chunk by chunk from those
-    /// kept at chunk boundaries, so that [B, T, E, N] is never stored.
+    /// kept at chunk boundaries, so that [B, T, E, N] is never stored. The final state is the second output, or, where a seventh argument
+    /// is given to hold it, a constant: TorchSharp never takes an output without gradient out of its count of tensors.
     /// </summary>
     private sealed class Recurrence : autograd.MultiTensorFunction<Recurrence>
     {
@@ -49,14 +52,18 @@ public static partial class SelectiveScan
 
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
-            var inputs = vars.Cast<Tensor>().ToArray();
+            var inputs = vars.Take(6).Cast<Tensor>().ToArray();
+            var constant = vars.Length > 6 ? (Tensor)vars[6] : null;
             var sizes = new ScanSizes(inputs[0].shape, inputs[2].size(1));
             var y = empty([sizes.Batch, sizes.Time, sizes.Channels], dtype: ScalarType.Float32);
-            var final = empty([sizes.Batch, sizes.Channels, sizes.StateSize], dtype: ScalarType.Float32);
+            var final = constant ?? empty([sizes.Batch, sizes.Channels, sizes.StateSize], dtype: ScalarType.Float32);
             var boundaries = empty(sizes.BoundaryCount, dtype: ScalarType.Float32);
             ScanOnCpu.Forward(sizes, inputs, y, final, boundaries);
             ctx.save_for_backward([.. inputs, boundaries]);
-            return [y, final];
+
+            // TorchSharp would make the zeros from tensors of the caller's scope, which may be gone by then.
+            ctx.set_materialize_grads(false);
+            return constant is null ? [y, final] : [y];
         }
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs)
@@ -65,8 +72,11 @@ public static partial class SelectiveScan
             var saved = ctx.get_saved_variables();
             var sizes = new ScanSizes(saved[0].shape, saved[2].size(1));
             var gradients = ScanOnCpu.Backward(
-                sizes, [.. saved.Take(6)], saved[6], grad_outputs[0].contiguous(), grad_outputs[1].contiguous());
-            return [.. gradients.Select(gradient => gradient.MoveToOuterDisposeScope())];
+                sizes, [.. saved.Take(6)], saved[6], OrZeros(grad_outputs[0], saved[0]), grad_outputs.Count == 1 ? zeros_like(saved[5]) : OrZeros(grad_outputs[1], saved[5]));
+            var received = gradients.Select(gradient => gradient.MoveToOuterDisposeScope());
+            return [.. grad_outputs.Count == 1 ? received.Append(null!) : received];
+
+            static Tensor OrZeros(Tensor gradient, Tensor like) => gradient.IsInvalid ? zeros_like(like) : gradient.contiguous();
         }
     }
 }

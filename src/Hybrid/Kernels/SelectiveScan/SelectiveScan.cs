@@ -21,6 +21,10 @@ public static partial class SelectiveScan
     /// <param name="initialState">State before the first step [B, E, N], or null for zeros.</param>
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from zero; null means none.</param>
+    /// <param name="stateGradient">
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of
+    /// the graph.
+    /// </param>
     /// <returns>Output [B, T, E] in the dtype of <paramref name="u"/>, and the state after the last step [B, E, N].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor Y, Tensor FinalState) Apply(
@@ -35,7 +39,8 @@ public static partial class SelectiveScan
         bool deltaSoftplus = false,
         Tensor? initialState = null,
         Tensor? mask = null,
-        Tensor? restart = null)
+        Tensor? restart = null,
+        bool stateGradient = true)
     {
         Validate(u, delta, A, B, C, D, z, deltaBias, initialState, mask, restart);
         using var scope = NewDisposeScope();
@@ -46,7 +51,7 @@ public static partial class SelectiveScan
         }
 
         var (y, state) = fast
-            ? Cpu(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask)
+            ? Cpu(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, stateGradient)
             : Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
