@@ -191,7 +191,7 @@ public sealed class OptimizerTests
         long before = Values.Live;
 
         optimizer.step();
-        optimizer.zero_grad();
+        using (NewDisposeScope()) optimizer.zero_grad();
         nn.utils.clip_grad_norm_([parameter], 1);
 
         Assert.Equal(before, Values.Live);

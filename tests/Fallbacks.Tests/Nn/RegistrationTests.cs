@@ -204,6 +204,6 @@ public sealed class RegistrationTests
         Assert.All(tensors, t => Assert.True(t.IsInvalid));
         Assert.Empty(probe.parameters());
         using var index = zeros(1, ScalarType.Int64);
-        Assert.Throws<InvalidOperationException>(() => embedding.call(index));
+        Assert.Throws<ObjectDisposedException>(() => embedding.call(index));
     }
 }

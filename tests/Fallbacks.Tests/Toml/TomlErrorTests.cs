@@ -120,7 +120,7 @@ public class TomlErrorTests
     {
         NotSupportedException e = Assert.Throws<NotSupportedException>(() => TomlSerializer.Deserialize<List<int>>("a = 1"));
         Assert.Contains("Tomlyn.Model.TomlTable only; got System.Collections.Generic.List", e.Message, StringComparison.Ordinal);
-        Assert.Throws<ArgumentNullException>(() => TomlSerializer.Deserialize<TomlTable>(null!));
-        Assert.Throws<ArgumentNullException>(() => SyntaxParser.ParseStrict(null!));
+        Assert.Throws<ArgumentNullException>(() => TomlSerializer.Deserialize<TomlTable>((string)null!));
+        Assert.Throws<ArgumentNullException>(() => SyntaxParser.ParseStrict((string)null!));
     }
 }

@@ -18,8 +18,9 @@ public class FactoryTests
         Assert.Equal(ScalarType.Int64, zeros_like(ones(2, dtype: int64)).dtype);
         Expect.Values(full_like(ones(2), 3, float64), 3, 3);
         Assert.Equal(ScalarType.Float32, zeros(1).dtype);
-        Assert.Equal(ScalarType.Int32, full(1, 3).dtype);
-        Assert.Equal(ScalarType.Float64, full(1, 3.0).dtype);
+        Assert.Equal(ScalarType.Int64, full(1, 3).dtype);
+        Assert.Equal(ScalarType.Int64, full(1, true).dtype);
+        Assert.Equal(ScalarType.Float32, full(1, 3.0).dtype);
         Assert.True(zeros(1, requires_grad: true).requires_grad);
         Assert.False(zeros(1).requires_grad);
     }
@@ -74,8 +75,11 @@ public class FactoryTests
     {
         using var scope = NewDisposeScope();
         Assert.Equal(ScalarType.Int64, ((Scalar)3L).Type);
-        Assert.Equal(ScalarType.Float32, ((Scalar)3f).Type);
+        Assert.Equal(ScalarType.Int64, ((Scalar)(byte)3).Type);
+        Assert.Equal(ScalarType.Float64, ((Scalar)3f).Type);
         Assert.Equal(ScalarType.Bool, ((Scalar)true).Type);
+        Assert.Equal(ScalarType.Bool, tensor(true).ToScalar().Type);
+        Assert.Equal(ScalarType.Float64, tensor(3f).ToScalar().Type);
         Assert.Equal(3.5, ((Scalar)3.5).ToDouble());
         Assert.Equal(2.5f, tensor(2.5).ToSingle());
         Assert.Equal(2, tensor(2.5).ToInt32());

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -112,7 +113,8 @@ public class IndexTests
     public void TooManyIndicesAreAnError()
     {
         using var scope = NewDisposeScope();
-        Assert.Throws<ArgumentException>(() => ones(2)[All, All]);
+        Assert.Throws<ExternalException>(() => ones(2)[All, All]);
+        Assert.Throws<ArgumentException>(() => ones(2).slice(0, 0, 1, 0));
         Assert.ThrowsAny<Exception>(() => ones(2)[5]);
     }
 }

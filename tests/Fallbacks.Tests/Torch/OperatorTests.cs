@@ -74,18 +74,19 @@ public class OperatorTests
     }
 
     [Fact]
-    public void InPlaceOperatorsChangeTheTensorAndGiveANewHandle()
+    public void InPlaceOperatorsChangeAndReturnTheTensor()
     {
         using var scope = NewDisposeScope();
         var x = tensor(new double[] { 1, 4, 9 });
         var result = x.sqrt_();
-        Assert.NotSame(x, result);
+        Assert.Same(x, result);
+        using (NewDisposeScope()) Assert.Same(x, x.mul_(1));
         Expect.Values(x, 1, 2, 3);
         x.add_(1).mul_(2).sub_(tensor(new double[] { 1, 1, 1 })).div_(3);
         Expect.Values(x, Expect.Double, [1, 5.0 / 3, 7.0 / 3]);
         x.fill_(7);
         Expect.Values(result, 7, 7, 7);
-        x.zero_();
+        Assert.NotSame(x, x.zero_());
         Expect.Values(result, 0, 0, 0);
     }
 

@@ -53,14 +53,19 @@ public class RuntimeTests
     public void DevicesAreNamedAndChecked()
     {
         Assert.Equal("cuda:1", new Device("cuda:1").ToString());
-        Assert.Equal(DeviceType.CUDA, torch.device("cuda").type);
-        Assert.Equal(-1, torch.device("cuda").index);
+        Assert.Equal(DeviceType.CUDA, new Device("cuda").type);
+        Assert.Equal(-1, new Device("cuda").index);
         Assert.Equal("cpu", CPU.ToString());
         Assert.Throws<ArgumentException>(() => new Device("nothing"));
         using var scope = NewDisposeScope();
         Assert.Equal(DeviceType.CPU, ones(1).device_type);
         if (cuda.is_available()) Assert.Equal(0, ones(1, device: CUDA).device.index);
-        else Assert.Throws<InvalidOperationException>(() => ones(1, device: CUDA));
+        else
+        {
+            Assert.Throws<InvalidOperationException>(() => ones(1, device: new Device("cuda")));
+            Assert.Throws<InvalidOperationException>(() => torch.device("cuda"));
+            Assert.Throws<InvalidOperationException>(() => CUDA);
+        }
     }
 
     [Fact]

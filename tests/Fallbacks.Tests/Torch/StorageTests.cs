@@ -72,7 +72,7 @@ public unsafe class StorageTests
         x.bytes = MemoryMarshal.AsBytes(new[] { 4, 5, 6 }.AsSpan());
         Expect.Values(x, 4, 5, 6);
         Assert.Throws<ArgumentException>(() => x.bytes = new byte[5]);
-        Assert.Throws<NotImplementedException>(() => ones(2, 3).t().bytes.Length);
+        Assert.Throws<InvalidOperationException>(() => ones(2, 3).t().bytes.Length);
     }
 
     [Fact]
@@ -134,7 +134,8 @@ public unsafe class StorageTests
         using var stream = new MemoryStream();
         using var writer = new BinaryWriter(stream);
         x.Save(writer);
-        x.t().Save(writer);
+        x.t().contiguous().Save(writer);
+        Assert.Throws<InvalidOperationException>(() => x.t().WriteBytesToStream(stream));
         Assert.Equal([(byte)type, 2, 2, 3], stream.ToArray()[..4]);
         Assert.Equal(2 * (4 + 6 * x.ElementSize), stream.Length);
 

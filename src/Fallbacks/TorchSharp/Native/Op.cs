@@ -73,6 +73,21 @@ internal sealed unsafe class Op(string name)
         }
     }
 
+    /// <summary>For operators that change their first tensor, which is also what TorchSharp returns: the same object.</summary>
+    public torch.Tensor Update(torch.Tensor self, Arg b = default, Arg c = default, Arg d = default, Arg e = default)
+    {
+        Arg a = self;
+        fixed (byte* pa = a, pb = b, pc = c, pd = d, pe = e)
+        {
+            var values = stackalloc Value[] { a.At(pa), b.At(pb), c.At(pc), d.At(pd), e.At(pe) };
+            nint result;
+            if (Shim.hy_call_tensor(Handle, values, Given(values, 5), &result) < 0) Shim.Throw();
+            Shim.hy_tensor_free(result);
+            KeepAlive(self, b.Owner, c.Owner, d.Owner, e.Owner);
+            return self;
+        }
+    }
+
     /// <summary>For operators that return something else than one tensor.</summary>
     public Results Calls(
         Arg a, Arg b = default, Arg c = default, Arg d = default, Arg e = default, Arg f = default, Arg g = default, Arg h = default,
@@ -106,8 +121,8 @@ internal sealed unsafe class Op(string name)
 
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void KeepAlive(
-        object? a, object? b, object? c, object? d, object? e, object? f, object? g, object? h, object? i, object? j = null,
-        object? k = null, object? l = null) { }
+        object? a, object? b, object? c, object? d, object? e, object? f = null, object? g = null, object? h = null, object? i = null,
+        object? j = null, object? k = null, object? l = null) { }
 
     private nint Resolve()
     {

@@ -16,7 +16,11 @@ namespace TorchSharp
 
             public bool inplace { get; set; }
 
-            public override Tensor forward(Tensor tensor) => nn.functional.dropout(tensor, p, training, inplace);
+            public override Tensor forward(Tensor tensor)
+            {
+                RequireNotDisposed();
+                return nn.functional.dropout(tensor, p, training, inplace);
+            }
         }
     }
 

@@ -15,7 +15,7 @@ namespace TorchSharp
             private readonly bool _scaleByFrequency;
             private readonly bool _sparse;
 
-            internal Embedding(Tensor data, bool freeze, long? padding_idx, double? max_norm, double norm_type, bool scale_grad_by_freq, bool sparse)
+            internal Embedding(Tensor data, long? padding_idx, double? max_norm, double norm_type, bool scale_grad_by_freq, bool sparse)
                 : base(nameof(Embedding))
             {
                 _paddingIndex = padding_idx ?? -1;
@@ -23,7 +23,7 @@ namespace TorchSharp
                 _normType = norm_type;
                 _scaleByFrequency = scale_grad_by_freq;
                 _sparse = sparse;
-                RegisterNative(nameof(weight), data, requires_grad: !freeze);
+                RegisterNative(nameof(weight), data);
             }
 
             /// <summary>A new handle each time it is read, which belongs to the current dispose scope.</summary>
@@ -41,6 +41,7 @@ namespace TorchSharp
 
             public override Tensor forward(Tensor input)
             {
+                RequireNotDisposed();
                 if (_maxNorm is { } limit)
                 {
                     using var guard = no_grad();
@@ -63,11 +64,8 @@ namespace TorchSharp
                 var data = init.normal_(empty(num_embeddings, embedding_dims, ScalarType.Float32));
                 if (padding_idx is { } row) data[row].zero_();
                 data = data.to(dtype ?? get_default_dtype(), device ?? get_default_device()).MoveToOuterDisposeScope();
-                return new(data, false, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse);
+                return new(data, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse);
             }
-
-            public static Modules.Embedding Embedding_from_pretrained(Tensor embeddings, bool freeze = true, long? padding_idx = null, double? max_norm = null, double norm_type = 2.0, bool scale_grad_by_freq = false, bool sparse = false, Device? device = null, ScalarType? dtype = null) =>
-                new(embeddings.to(dtype ?? get_default_dtype(), device ?? get_default_device()), freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse);
         }
     }
 }

@@ -17,10 +17,8 @@ public static partial class torch
             /// </summary>
             public static Tensor scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask = null, double p = 0.0, bool is_casual = false)
             {
+                if (is_casual && attn_mask is not null) throw new ArgumentException("Casual attention masking cannot pass a mask.");
                 if (AttentionExists) return Attention.Call(query, key, value, attn_mask, p, is_casual);
-                if (is_casual && attn_mask is not null)
-                    throw new System.Runtime.InteropServices.ExternalException(
-                        "_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True");
 
                 using var scope = NewDisposeScope();
                 // Half of the scale on either side keeps the scores of float16 in range.

@@ -46,6 +46,7 @@ namespace TorchSharp
             /// <returns>The last layer's outputs, and the final states shaped as h0.</returns>
             public override (Tensor, Tensor) forward(Tensor input, Tensor h0 = null)
             {
+                RequireNotDisposed();
                 var shape = input.shape;
                 if (shape.Length != 3) throw new ExternalException($"input must have 3 dimensions, got {shape.Length}");
                 if (shape[2] != _inputSize)

@@ -14,9 +14,11 @@ public static partial class torch
             // them in place instead of replacing them. (An array, so that registration by reflection passes it over.)
             private protected Tensor[] _native = [];
 
-            private protected void RegisterNative(string name, Tensor data, bool requires_grad = true)
+            private protected void RequireNotDisposed() => ObjectDisposedException.ThrowIf(_disposed, this);
+
+            private protected void RegisterNative(string name, Tensor data)
             {
-                var parameter = new Parameter(data, requires_grad);
+                var parameter = new Parameter(data);
                 _native = [.. _native, parameter.alias().DetachFromDisposeScope()];
                 register_parameter(name, parameter);
             }

@@ -57,9 +57,9 @@ public static partial class torch
 
         public Tensor detach() => Ops.detach.Call(this);
 
-        public Tensor detach_() => Ops.detach_.Call(this);
+        public Tensor detach_() => Ops.detach_.Update(this);
 
         /// <summary>Lets this tensor be that storage, shape and type.</summary>
-        public Tensor set_(Tensor source) => Ops.set__source_Tensor.Call(this, source);
+        public Tensor set_(Tensor source) => Ops.set__source_Tensor.Update(this, source);
     }
 }

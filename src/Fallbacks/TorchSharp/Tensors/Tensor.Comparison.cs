@@ -26,12 +26,12 @@ public static partial class torch
         public Tensor greater_equal(Tensor target) => ge(target);
 
         public Tensor logical_and(Tensor other) => Ops.logical_and.Call(this, other);
-        public Tensor logical_and_(Tensor other) => Ops.logical_and_.Call(this, other);
+        public Tensor logical_and_(Tensor other) => Ops.logical_and_.Update(this, other);
         public Tensor logical_or(Tensor other) => Ops.logical_or.Call(this, other);
-        public Tensor logical_or_(Tensor other) => Ops.logical_or_.Call(this, other);
+        public Tensor logical_or_(Tensor other) => Ops.logical_or_.Update(this, other);
         public Tensor logical_xor(Tensor other) => Ops.logical_xor.Call(this, other);
         public Tensor logical_not() => Ops.logical_not.Call(this);
-        public Tensor logical_not_() => Ops.logical_not_.Call(this);
+        public Tensor logical_not_() => Ops.logical_not_.Update(this);
         public Tensor bitwise_and(Tensor other) => Ops.bitwise_and_Tensor.Call(this, other);
         public Tensor bitwise_or(Tensor other) => Ops.bitwise_or_Tensor.Call(this, other);
         public Tensor bitwise_xor(Tensor other) => Ops.bitwise_xor_Tensor.Call(this, other);

@@ -12,7 +12,7 @@ public static partial class torch
         {
             get
             {
-                if (!is_contiguous()) throw new NotImplementedException("Bytes() called on non-contiguous tensor.");
+                if (!is_contiguous()) throw new InvalidOperationException("Bytes() called on non-contiguous tensor.");
                 var total = NumberOfElements * ElementSize;
                 if (total > int.MaxValue) throw new ArgumentException("Span only supports up to int.MaxValue elements.");
                 if (device_type != DeviceType.CPU)
@@ -61,9 +61,10 @@ public static partial class torch
             Shim.Check(Shim.hy_tensor_item(Handle, &real, &imaginary, &integer));
             GC.KeepAlive(this);
             var type = dtype;
-            return torch.is_complex(type) ? new Scalar(new Complex(real, imaginary), type)
-                : torch.is_floating_point(type) ? new Scalar(real, type)
-                : new Scalar(integer, type);
+            return torch.is_complex(type) ? new Scalar(new Complex(real, imaginary))
+                : torch.is_floating_point(type) ? new Scalar(real)
+                : type == ScalarType.Bool ? new Scalar(integer != 0)
+                : new Scalar(integer);
         }
 
         /// <summary>The .NET type of elements.</summary>

@@ -58,7 +58,7 @@ public static partial class torch
         public Tensor index_put_(Tensor value, TensorIndex[] indices, bool accumulate = false)
         {
             Put(value, indices, accumulate);
-            return alias();
+            return this;
         }
 
         public Tensor index_put_(Tensor value, params Tensor[] indices) => index_put_(value, indices, false);
@@ -86,16 +86,16 @@ public static partial class torch
         private void Store(Tensor value, ReadOnlySpan<long> indices)
         {
             using var view = Select(indices);
-            view.copy_(value).Dispose();
+            view.copy_(value);
         }
 
         private void Put(Tensor value, TensorIndex[] indices, bool accumulate)
         {
             using var view = Slice(indices, out var tensors);
             var trimmed = WithoutLeadingOnes(value);
-            if (tensors.Count > 0) Ops.index_put_.Call(view, Arg.OptionalTensors([.. tensors]), trimmed, accumulate).Dispose();
-            else if (accumulate) view.add_(trimmed).Dispose();
-            else view.copy_(trimmed).Dispose();
+            if (tensors.Count > 0) Ops.index_put_.Update(view, Arg.OptionalTensors([.. tensors]), trimmed, accumulate);
+            else if (accumulate) view.add_(trimmed);
+            else view.copy_(trimmed);
             if (!ReferenceEquals(trimmed, value)) trimmed.Dispose();
         }
 
@@ -116,7 +116,7 @@ public static partial class torch
             var view = alias();
             var consumed = indices.Sum(index => index.Consumes);
             if (consumed > Dimensions)
-                throw new ArgumentException($"Tensor of {Dimensions} dimensions cannot be indexed by {consumed}.", nameof(indices));
+                throw new System.Runtime.InteropServices.ExternalException($"too many indices for tensor of dimension {Dimensions}");
 
             long at = 0;
             foreach (var index in indices)

@@ -18,6 +18,6 @@ public static partial class torch
             Ops.addmm.Call(this, mat1, mat2, (double)beta, (double)alpha);
 
         public Tensor addmm_(Tensor mat1, Tensor mat2, float beta = 1f, float alpha = 1f) =>
-            Ops.addmm_.Call(this, mat1, mat2, (double)beta, (double)alpha);
+            Ops.addmm_.Update(this, mat1, mat2, (double)beta, (double)alpha);
     }
 }

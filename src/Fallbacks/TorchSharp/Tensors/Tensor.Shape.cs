@@ -20,16 +20,16 @@ public static partial class torch
         public Tensor mT => Ops.mT.Call(this);
         public Tensor t() => Ops.t.Call(this);
         public Tensor transpose(long dim0, long dim1) => Ops.transpose_int.Call(this, dim0, dim1);
-        public Tensor transpose_(long dim0, long dim1) => Ops.transpose_.Call(this, dim0, dim1);
+        public Tensor transpose_(long dim0, long dim1) => Ops.transpose_.Update(this, dim0, dim1);
         public Tensor swapaxes(long dim0, long dim1) => transpose(dim0, dim1);
         public Tensor permute(params long[] permutation) => Ops.permute.Call(this, permutation);
         public Tensor permute(IEnumerable<long> permutation) => permute(permutation.ToArray());
         public Tensor movedim(long[] source, long[] destination) => Ops.movedim_intlist.Call(this, source, destination);
 
         public Tensor squeeze(long? dim = null) => dim is { } along ? Ops.squeeze_dim.Call(this, along) : Ops.squeeze.Call(this);
-        public Tensor squeeze_(long? dim = null) => dim is { } along ? Ops.squeeze__dim.Call(this, along) : Ops.squeeze_.Call(this);
+        public Tensor squeeze_(long? dim = null) => dim is { } along ? Ops.squeeze__dim.Update(this, along) : Ops.squeeze_.Update(this);
         public Tensor unsqueeze(long dim) => Ops.unsqueeze.Call(this, dim);
-        public Tensor unsqueeze_(long dim) => Ops.unsqueeze_.Call(this, dim);
+        public Tensor unsqueeze_(long dim) => Ops.unsqueeze_.Update(this, dim);
 
         public Tensor expand(params long[] sizes) => expand(sizes.AsSpan());
         public Tensor expand(long[] sizes, bool isImplicit = false) => expand(sizes.AsSpan(), isImplicit);
@@ -46,7 +46,9 @@ public static partial class torch
             Ops.repeat_interleave_self_Tensor.Call(this, repeats, dim, output_size);
 
         public Tensor narrow(long dim, long start, long length) => Ops.narrow.Call(this, dim, start, length);
-        public Tensor slice(long dim, long start, long finish, long step) => Ops.slice_Tensor.Call(this, dim, start, finish, step);
+        public Tensor slice(long dim, long start, long finish, long step) => step > 0
+            ? Ops.slice_Tensor.Call(this, dim, start, finish, step)
+            : throw new ArgumentException($"step is {step}, but it should always be positive.");
         public Tensor select(long dim, long index) => Ops.select_int.Call(this, dim, index);
         public Tensor unfold(long dimension, long size, long step) => Ops.unfold.Call(this, dimension, size, step);
 

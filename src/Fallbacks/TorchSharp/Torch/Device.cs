@@ -65,11 +65,13 @@ public static partial class torch
 
     public static readonly Device CPU = new(DeviceType.CPU);
     public static readonly Device META = new(DeviceType.META);
-    public static Device CUDA { get; } = new(DeviceType.CUDA);
 
-    public static Device device(string description) => new(description);
-    public static Device device(string deviceType, int index = -1) => new(deviceType, index);
-    public static Device device(DeviceType deviceType, int index = -1) => new(deviceType, index);
+    // Unlike a constructor these ask for a device that can be used; an index alone is not looked at, as in TorchSharp.
+    public static Device CUDA => InitializeDevice(new(DeviceType.CUDA));
+
+    public static Device device(string description) => InitializeDevice(new(description));
+    public static Device device(string deviceType, int index = -1) => InitializeDevice(new(deviceType, index));
+    public static Device device(DeviceType deviceType, int index = -1) => InitializeDevice(new(deviceType, index));
     public static Device device(int index) => new(index);
 
     private static Device defaultDevice = CPU;

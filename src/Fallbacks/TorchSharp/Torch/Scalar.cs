@@ -3,7 +3,7 @@ using TorchSharp.Native;
 
 namespace TorchSharp;
 
-/// <summary>A number with an element type. Natively it is a long, a double, a bool or a complex number.</summary>
+/// <summary>A long, a double, a bool or a complex number; its type is one of those four, whatever it was made from.</summary>
 public sealed class Scalar : IDisposable
 {
     internal Tag Kind { get; }
@@ -11,31 +11,41 @@ public sealed class Scalar : IDisposable
     internal double Real { get; }
     internal double[] Parts { get; } = [];
 
-    public torch.ScalarType Type { get; }
-
-    internal Scalar(long value, torch.ScalarType type)
+    public torch.ScalarType Type => Kind switch
     {
-        Kind = type == torch.ScalarType.Bool ? Tag.Bool : Tag.Int;
-        Integer = value;
-        Real = value;
-        Type = type;
+        Tag.Bool => torch.ScalarType.Bool,
+        Tag.Int => torch.ScalarType.Int64,
+        Tag.Complex => torch.ScalarType.ComplexFloat64,
+        _ => torch.ScalarType.Float64,
+    };
+
+    internal Scalar(bool value)
+    {
+        Kind = Tag.Bool;
+        Integer = value ? 1 : 0;
+        Real = Integer;
     }
 
-    internal Scalar(double value, torch.ScalarType type)
+    internal Scalar(long value)
+    {
+        Kind = Tag.Int;
+        Integer = value;
+        Real = value;
+    }
+
+    internal Scalar(double value)
     {
         Kind = Tag.Double;
         Integer = double.IsFinite(value) ? (long)value : 0;
         Real = value;
-        Type = type;
     }
 
-    internal Scalar(Complex value, torch.ScalarType type)
+    internal Scalar(Complex value)
     {
         Kind = Tag.Complex;
         Parts = [value.Real, value.Imaginary];
         Real = value.Real;
         Integer = (long)value.Real;
-        Type = type;
     }
 
     public static implicit operator Scalar(byte value) => value.ToScalar();
@@ -56,19 +66,19 @@ public sealed class Scalar : IDisposable
 
 public static class ScalarExtensionMethods
 {
-    public static Scalar ToScalar(this byte value) => new(value, torch.ScalarType.Byte);
-    public static Scalar ToScalar(this sbyte value) => new(value, torch.ScalarType.Int8);
-    public static Scalar ToScalar(this short value) => new(value, torch.ScalarType.Int16);
-    public static Scalar ToScalar(this int value) => new(value, torch.ScalarType.Int32);
-    public static Scalar ToScalar(this long value) => new(value, torch.ScalarType.Int64);
-    public static Scalar ToScalar(this bool value) => new(value ? 1L : 0L, torch.ScalarType.Bool);
-    public static Scalar ToScalar(this Half value) => new((double)value, torch.ScalarType.Float16);
-    public static Scalar ToScalar(this BFloat16 value) => new((double)value, torch.ScalarType.BFloat16);
-    public static Scalar ToBFloat16Scalar(this float value) => new((double)(BFloat16)value, torch.ScalarType.BFloat16);
-    public static Scalar ToScalar(this float value) => new((double)value, torch.ScalarType.Float32);
-    public static Scalar ToScalar(this double value) => new(value, torch.ScalarType.Float64);
-    public static Scalar ToScalar(this (float, float) value) => new(new Complex(value.Item1, value.Item2), torch.ScalarType.ComplexFloat32);
-    public static Scalar ToScalar(this Complex value) => new(value, torch.ScalarType.ComplexFloat64);
+    public static Scalar ToScalar(this byte value) => new((long)value);
+    public static Scalar ToScalar(this sbyte value) => new((long)value);
+    public static Scalar ToScalar(this short value) => new((long)value);
+    public static Scalar ToScalar(this int value) => new((long)value);
+    public static Scalar ToScalar(this long value) => new(value);
+    public static Scalar ToScalar(this bool value) => new(value);
+    public static Scalar ToScalar(this Half value) => new((double)value);
+    public static Scalar ToScalar(this BFloat16 value) => new((double)value);
+    public static Scalar ToBFloat16Scalar(this float value) => new((double)(BFloat16)value);
+    public static Scalar ToScalar(this float value) => new((double)value);
+    public static Scalar ToScalar(this double value) => new(value);
+    public static Scalar ToScalar(this (float, float) value) => new(new Complex(value.Item1, value.Item2));
+    public static Scalar ToScalar(this Complex value) => new(value);
 
     public static bool ToBoolean(this Scalar value) => value.Kind == Tag.Double ? value.Real != 0 : value.Integer != 0;
     public static byte ToByte(this Scalar value) => (byte)value.Integer;

@@ -13,9 +13,16 @@ public static partial class torch
     public static Tensor arange(
         Scalar start, Scalar stop, Scalar step, ScalarType? dtype = null, Device? device = null, bool requires_grad = false)
     {
-        var integral = is_integral(start.Type) && is_integral(stop.Type) && is_integral(step.Type);
-        var type = dtype ?? (integral ? ScalarType.Int64 : get_default_dtype());
+        var type = dtype ?? TypeOf(start, stop, step);
         return Ops.arange_start_step.Call(start, stop, step, type, default, InitializeDevice(device)).Requiring(requires_grad);
+    }
+
+    /// <summary>The type of elements that numbers ask for: Int64 where all are whole (a bool is), else the default.</summary>
+    private static ScalarType TypeOf(params ReadOnlySpan<Scalar> numbers)
+    {
+        foreach (var number in numbers)
+            if (!is_integral(number.Type)) return get_default_dtype();
+        return ScalarType.Int64;
     }
 
     public static Tensor linspace(
@@ -79,7 +86,7 @@ public static partial class torch
         Generator? generator = null, string[]? names = null)
     {
         var tensor = empty(size, dtype, device, false, names);
-        tensor.normal_(mean, std, generator).Dispose();
+        tensor.normal_(mean, std, generator);
         return tensor.Requiring(requires_grad);
     }
 }

@@ -181,7 +181,7 @@ public static partial class torch
     public static Tensor full(
         ReadOnlySpan<long> size, Scalar value, ScalarType? dtype = null, Device? device = null, bool requires_grad = false,
         string[]? names = null) =>
-        Unnamed(names, Ops.full.Call(size, value, dtype ?? value.Type, default, InitializeDevice(device)).Requiring(requires_grad));
+        Unnamed(names, Ops.full.Call(size, value, dtype ?? TypeOf(value), default, InitializeDevice(device)).Requiring(requires_grad));
 
     public static Tensor rand(
         long[] size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null,

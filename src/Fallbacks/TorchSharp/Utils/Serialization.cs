@@ -78,11 +78,12 @@ namespace TorchSharp
         {
             public static Tensor Load(BinaryReader reader) => TensorExtensionMethods.Load(reader);
 
-            /// <summary>Writes the elements in row-major order.</summary>
+            /// <summary>Writes the elements of a contiguous tensor.</summary>
             public void WriteBytesToStream(Stream stream, int bufferSize = 1024)
             {
+                if (!is_contiguous()) throw new InvalidOperationException("Bytes() called on non-contiguous tensor.");
                 using var _ = NewDisposeScope();
-                ForEachPiece(detach().cpu().contiguous(), piece => stream.Write(piece));
+                ForEachPiece(detach().cpu(), piece => stream.Write(piece));
             }
 
             /// <summary>Replaces the elements by what the stream holds next.</summary>
