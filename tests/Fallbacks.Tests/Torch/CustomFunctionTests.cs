@@ -72,6 +72,7 @@ public class CustomFunctionTests
         Expect.Values(x.grad!, 12);
     }
 
+    /// <summary>TorchSharp raises it inside its native backward and the process ends.</summary>
     [Fact]
     public void SavedTensorsThatChangedAreAnError()
     {
@@ -249,6 +250,7 @@ public class CustomFunctionTests
         };
     }
 
+    /// <summary>TorchSharp ends the process on a failure inside a backward; here it reaches the caller.</summary>
     [Fact]
     public void FailuresComeOutWhereTheCallWas()
     {
@@ -280,6 +282,7 @@ public class CustomFunctionTests
             Enumerable.Range(1, (int)ctx.get_data("count")).Select(i => grad_output * i).ToList();
     }
 
+    /// <summary>A limit of the shim alone; TorchSharp has none.</summary>
     [Fact]
     public void SixteenTensorsAreTheMost()
     {
