@@ -42,7 +42,7 @@ public readonly struct MixerBatch
     /// <param name="context">The context of the call.</param>
     /// <param name="dtype">The dtype of the weights, which the input must have.</param>
     /// <returns>The batch; its tensors belong to the current dispose scope.</returns>
-    /// <exception cref="ArgumentException">Shape, dtype, lengths or sequence ids do not fit.</exception>
+    /// <exception cref="ArgumentException">Shape, dtype, lengths, sequence ids or prefixes do not fit.</exception>
     public static MixerBatch Begin(SequenceMixer mixer, Tensor x, MixerContext context, ScalarType dtype)
     {
         var name = mixer.GetName();
@@ -59,6 +59,7 @@ public readonly struct MixerBatch
 
         ValidateSequenceIds(name, context, shape);
         var lengths = ValidateLengths(name, context, shape);
+        ValidatePrefixLengths(name, context, shape, lengths);
         if (lengths is null)
         {
             return new MixerBatch(x, shape, null, null, null);
@@ -134,6 +135,42 @@ public readonly struct MixerBatch
         }
 
         return lengths.All(length => length == shape[1]) ? null : lengths;
+    }
+
+    private static void ValidatePrefixLengths(string name, MixerContext context, long[] shape, IReadOnlyList<long>? lengths)
+    {
+        if (context.PrefixLengths is not { } prefixes)
+        {
+            return;
+        }
+
+        if (context.SequenceIds is not null)
+        {
+            throw new ArgumentException($"{name}: packed rows (SequenceIds) carry no PrefixLengths.", nameof(context));
+        }
+
+        if (prefixes.Count != shape[0])
+        {
+            throw new ArgumentException(
+                $"{name}: PrefixLengths must have one entry a batch row, {shape[0]}; got {prefixes.Count}.", nameof(context));
+        }
+
+        for (var row = 0; row < prefixes.Count; row++)
+        {
+            var longest = lengths?[row] ?? shape[1];
+            if (prefixes[row] < 0 || prefixes[row] > longest)
+            {
+                throw new ArgumentException(
+                    $"{name}: the prefix of row {row} must be 0..{longest}, as the call must hold all of it; got {prefixes[row]}.", nameof(context));
+            }
+
+            if (prefixes[row] > 0 && context.State is { } state && row < state.BatchSize && state.Positions[row] > 0)
+            {
+                throw new ArgumentException(
+                    $"{name}: the prefix of row {row} must be 0, as its sequence has begun, {state.Positions[row]} tokens ago; got {prefixes[row]}.",
+                    nameof(context));
+            }
+        }
     }
 
     private static void ValidateSequenceIds(string name, MixerContext context, long[] shape)

@@ -12,7 +12,7 @@ public enum PaddingSide
     Left,
 }
 
-/// <summary>What a forward pass needs to know besides its input: the carried state, padding, packed rows.</summary>
+/// <summary>What a forward pass needs to know besides its input: the carried state, padding, packed rows, prefixes.</summary>
 public sealed record MixerContext
 {
     /// <summary>No state, no padding, one sequence a row.</summary>
@@ -35,6 +35,14 @@ public sealed record MixerContext
     /// alone. Excludes <see cref="State"/> and <see cref="Lengths"/>. Null means one sequence a row.
     /// </summary>
     public Tensor? SequenceIds { get; init; }
+
+    /// <summary>
+    /// A prefix of each row, in tokens, 0 to all of the row's: attention lets these first tokens see each other in both directions (a prefix
+    /// language model: Raffel et al., arXiv 1910.10683), a prompt or an image for example; the tokens after them stay causal. Layers that are
+    /// recurrent read the prefix like any tokens. The call must begin the sequences and hold the whole prefix; calls that continue
+    /// them have none. Excludes <see cref="SequenceIds"/>. Null, the default, means no prefix: causal throughout.
+    /// </summary>
+    public IReadOnlyList<long>? PrefixLengths { get; init; }
 
     /// <summary>The same context for a layer with its own state.</summary>
     /// <param name="state">The layer's state.</param>

@@ -9,6 +9,7 @@ namespace Hybrid;
 /// see nothing else.
 /// </summary>
 /// <remarks>
+/// The one exception to causality is asked for by the caller: the tokens of a prefix (<see cref="MixerContext.PrefixLengths"/>).
 /// One method serves training (no state), prefill and continuation (state, T &gt; 1) and decoding (state, T = 1).
 /// A mixer keeps no per-sequence data in fields: one module may serve many sequences, from several threads under <c>no_grad</c>.
 /// Letters used throughout: B batch rows, T time, D model width, E inner width, N state size, H heads, K head width.

@@ -103,7 +103,8 @@ public sealed record AttentionOptions
 /// <summary>
 /// Causal multi-head attention (Vaswani et al., arXiv 1706.03762) with grouped key and value heads (Ainslie et al., arXiv 2305.13245),
 /// optional rotary positions, query-key norm, sliding window and soft cap, over a preallocated cache:
-/// <c>softmax(Q K^T / sqrt K) V</c>, key j being visible to token t when <c>t - w &lt; j &lt;= t</c>.
+/// <c>softmax(Q K^T / sqrt K) V</c>, key j being visible to token t when <c>t - w &lt; j &lt;= t</c>, or where both
+/// are in the prefix of the sequence (<see cref="MixerContext.PrefixLengths"/>), whatever the window.
 /// </summary>
 public sealed class MultiHeadAttention : SequenceMixer
 {
@@ -158,7 +159,8 @@ public sealed class MultiHeadAttention : SequenceMixer
     {
         ValidateBatchSize(batchSize);
         var weight = keyProjection.weight;
-        return KeyValueState.Create(batchSize, keyValueHeads, headWidth, options.MaxLength, options.WindowSize, weight.dtype, weight.device);
+        return KeyValueState.Create(
+            batchSize, keyValueHeads, headWidth, options.MaxLength, options.WindowSize, rotary?.Settings ?? "none", weight.dtype, weight.device);
     }
 
     /// <inheritdoc/>
@@ -185,14 +187,11 @@ public sealed class MultiHeadAttention : SequenceMixer
             key = rotary.Rotate(key, angles);
         }
 
-        var visible = new KeyVisibility(state?.Held ?? [0], batch.Length, options.WindowSize, context.SequenceIds, x.device);
-        if (state is not null)
-        {
-            (key, value) = state.Append(key, value);
-        }
-
-        var mixed = ScaledDotProduct.Apply(query, key, value, visible, options, training ? options.DropoutRate : 0);
-        state?.Advance(batch.Length, batch.Lengths);
+        var visible = new KeyVisibility(
+            state?.Visible ?? [0], batch.Length, options.WindowSize, context.SequenceIds, x.device, context.PrefixLengths);
+        var (allKeys, allValues) = state?.Append(key, value) ?? (key, value);
+        var mixed = ScaledDotProduct.Apply(query, allKeys, allValues, visible, options, training ? options.DropoutRate : 0);
+        state?.Advance(key, value, batch.Lengths);
         var joined = mixed.transpose(1, 2).reshape(batch.Size, batch.Length, heads * headWidth);
         return batch.End(outProjection.call(joined)).MoveToOuterDisposeScope();
     }

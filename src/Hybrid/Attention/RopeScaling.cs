@@ -59,6 +59,16 @@ public sealed record RopeScaling
     /// <summary>Cosines and sines are multiplied by this: <c>0.1 ln(factor) + 1</c> for yarn, else 1.</summary>
     internal double Amplitude => Kind == RopeScalingKind.Yarn ? (0.1 * Math.Log(Factor)) + 1 : 1;
 
+    /// <summary>What the kind uses of the values, as text.</summary>
+    internal string Settings => Kind switch
+    {
+        RopeScalingKind.Linear => FormattableString.Invariant($"linear by {Factor}"),
+        RopeScalingKind.Llama3 => FormattableString.Invariant(
+            $"llama3 by {Factor}, {LowFreqFactor}..{HighFreqFactor} turns within {OriginalMaxPositionEmbeddings}"),
+        RopeScalingKind.Yarn => FormattableString.Invariant($"yarn by {Factor}, {BetaSlow}..{BetaFast} turns within {OriginalMaxPositionEmbeddings}"),
+        _ => "no scaling",
+    };
+
     /// <summary>The frequencies of R/2 channels, in radians a position.</summary>
     internal double[] Frequencies(long rotaryWidth, double theta)
     {

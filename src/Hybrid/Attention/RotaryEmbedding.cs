@@ -30,7 +30,11 @@ public sealed class RotaryEmbedding
         this.rotaryWidth = rotaryWidth;
         frequencies = scaling.Frequencies(rotaryWidth, theta);
         amplitude = scaling.Amplitude;
+        Settings = FormattableString.Invariant($"{rotaryWidth} channels, theta {theta}, {scaling.Settings}");
     }
+
+    /// <summary>All that the angles depend on, as text.</summary>
+    internal string Settings { get; }
 
     /// <summary>Cosines and sines of positions, float32.</summary>
     /// <param name="positions">int64 [B or 1, T].</param>
