@@ -151,7 +151,7 @@ public class KeyValueStateTests
         }
 
         Assert.Equal(126, state.Position);
-        Assert.Equal([3, 2, 9, 4], state.Keys.shape);
+        Assert.Equal([3, 2, 10, 4], state.Keys.shape);
         Assert.Equal(2 * 3 * 2 * 10 * 4 * sizeof(float), state.ByteSize);
     }
 
@@ -186,14 +186,14 @@ public class KeyValueStateTests
         using var guard = no_grad();
         using var mixer = new MultiHeadAttention(Width, new AttentionOptions { NumHeads = 2, WindowSize = 6 });
         using var state = (KeyValueState)mixer.CreateState(1);
-        Step(mixer, state, 5);
+        Step(mixer, state, 6);
         Assert.True(state.CanTrim);
         state.Trim(3);
-        Step(mixer, state, 3);
+        Step(mixer, state, 4);
         Assert.False(state.CanTrim);
         var error = Assert.Throws<NotSupportedException>(() => state.Trim(5));
         Assert.StartsWith("KeyValueState: the window of 6 has dropped tokens", error.Message, StringComparison.Ordinal);
-        Assert.Equal(6, state.Position);
+        Assert.Equal(7, state.Position);
     }
 
     private static void Step(MultiHeadAttention mixer, KeyValueState state, long tokens)

@@ -14,8 +14,8 @@ internal sealed class NaiveAttention(MultiHeadAttention mixer, AttentionOptions 
     private readonly int keyValueHeads = (int)(options.NumKeyValueHeads ?? options.NumHeads);
     private readonly int headWidth = (int)(options.HeadDim ?? (mixer.Width / options.NumHeads));
 
-    /// <summary>Input [T, D] to output [T, D], both flat.</summary>
-    public double[] Run(double[] input)
+    /// <summary>Input [T, D] to output [T, D], both flat; the tokens of a prefix see each other.</summary>
+    public double[] Run(double[] input, long prefix = 0)
     {
         var time = input.Length / width;
         var rows = Enumerable.Range(0, time).Select(t => input[(t * width)..((t + 1) * width)]).ToArray();
@@ -24,22 +24,24 @@ internal sealed class NaiveAttention(MultiHeadAttention mixer, AttentionOptions 
         var values = rows.Select(row => Split(Linear("v_proj", row), keyValueHeads)).ToArray();
         return [.. Enumerable.Range(0, time).SelectMany(t =>
         {
-            var mixed = Enumerable.Range(0, heads).SelectMany(head => Attend(queries[t][head], keys, values, head * keyValueHeads / heads, t));
+            var mixed = Enumerable.Range(0, heads).SelectMany(head => Attend(queries[t][head], keys, values, head * keyValueHeads / heads, SeenBy(t)));
             return Linear("o_proj", [.. mixed]);
         })];
+
+        int[] SeenBy(int t) =>
+            [.. Enumerable.Range(0, time).Where(j => (j <= t && !(j <= t - options.WindowSize)) || Math.Max(j, t) < prefix)];
     }
 
-    private double[] Attend(double[] query, double[][][] keys, double[][][] values, int group, int t)
+    private double[] Attend(double[] query, double[][][] keys, double[][][] values, int group, int[] seen)
     {
-        var first = Math.Max(0, t - (int)(options.WindowSize ?? int.MaxValue) + 1);
-        var scores = Enumerable.Range(first, t - first + 1)
+        var scores = seen
             .Select(j => Math.Exp(Cap(query.Zip(keys[j][group], (q, k) => q * k).Sum() * (options.Scale ?? (1 / Math.Sqrt(headWidth)))))).ToArray();
         var result = new double[headWidth];
-        for (var j = first; j <= t; j++)
+        for (var j = 0; j < seen.Length; j++)
         {
             for (var i = 0; i < headWidth; i++)
             {
-                result[i] += scores[j - first] / scores.Sum() * values[j][group][i];
+                result[i] += scores[j] / scores.Sum() * values[seen[j]][group][i];
             }
         }
 
