@@ -8,7 +8,8 @@ namespace Hybrid.Attention;
 /// Keys and values of the tokens seen so far, [B, H, S, K] in preallocated buffers that double when full. Token p of a row is in slot p, so
 /// rows of different lengths need no padding: a slot beyond a row's last token is never visible to it. With a window of w the buffers grow
 /// to w slots and are a ring from then on: token p is in slot p mod w, in the place of token p - w, the nearest that its query does not
-/// see. A decoding step then writes one slot a row and moves none.
+/// see. A decoding step then writes one slot a row and moves none. A saved cache names its window and rotary embedding; attention that is
+/// set otherwise refuses it.
 /// </summary>
 public sealed class KeyValueState : MixerState
 {

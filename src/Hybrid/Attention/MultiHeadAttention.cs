@@ -33,7 +33,7 @@ public sealed record AttentionOptions
     /// <summary>Normalises queries and keys per head (mean 0, population variance 1, epsilon 1e-6, no weights). Default false.</summary>
     public bool QkLayernorm { get; init; }
 
-    /// <summary>Keys that a token sees, itself counted; null means all before it.</summary>
+    /// <summary>Keys that a token sees, itself counted, besides those of a prefix that it is in; null means all before it.</summary>
     public long? WindowSize { get; init; }
 
     /// <summary>Factor of the scores; null means 1 / sqrt K.</summary>

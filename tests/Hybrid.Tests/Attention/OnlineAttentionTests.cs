@@ -67,7 +67,7 @@ public class OnlineAttentionTests
             var visible = new KeyVisibility([0], 7, 4, null, CPU, [3, 0]);
             var options = new AttentionOptions { Mode = mode, ChunkSize = 3, SoftCap = 1.5 };
             var loss = ScaledDotProduct.Apply(inputs[0], inputs[1], inputs[2], visible, options, 0).square().sum();
-            var gradients = autograd.grad([loss], inputs, create_graph: true);
+            var gradients = autograd.grad([loss], inputs, retain_graph: true, create_graph: true);
             gradients.Select(gradient => gradient.square().sum()).Aggregate((a, b) => a + b).backward();
             return [.. inputs.Select(input => input.grad!)];
         }

@@ -269,6 +269,29 @@ public abstract class MixerContractTests
     }
 
     [Fact]
+    public void AfterAPrefixAMixerIsCausalAndContinues()
+    {
+        const long prefix = 9;
+        using var mixer = Make();
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        var x = Input(mixer, 24);
+        var context = new MixerContext { PrefixLengths = [prefix, 4, 0] };
+        var whole = mixer.forward(x, context);
+        foreach (var kept in new[] { prefix, 16, 23 })
+        {
+            var changed = cat([x.narrow(1, 0, kept), randn(Batch, 24 - kept, mixer.Width) * 3], 1);
+            TensorAssert.Close(whole.narrow(1, 0, kept), mixer.forward(changed, context).narrow(1, 0, kept), 1e-6, $"the first {kept} tokens");
+        }
+
+        using var state = mixer.CreateState(Batch);
+        var first = mixer.forward(x.narrow(1, 0, prefix), context with { State = state });
+        TensorAssert.Close(whole, cat([first, mixer.forward(x.narrow(1, prefix, 24 - prefix), With(state))], 1), Tolerance, "continued");
+        Assert.Throws<ArgumentException>(() => mixer.forward(x, context with { State = state }));
+        Assert.Equal(24, state.Position);
+    }
+
+    [Fact]
     public void PackedRowsEqualTheirSequencesAlone()
     {
         using var mixer = Make();
