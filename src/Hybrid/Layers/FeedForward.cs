@@ -13,6 +13,9 @@ public enum FeedForwardKind
 
     /// <summary>Plain: <c>down(GELU(up x))</c>, with biases.</summary>
     Gelu,
+
+    /// <summary>Plain: <c>down(relu(up x)^2)</c> (Primer, arXiv 2109.08668; Nemotron-H), no biases.</summary>
+    SquaredRelu,
 }
 
 /// <summary>Options of <see cref="FeedForward"/>.</summary>
@@ -22,7 +25,7 @@ public sealed record FeedForwardOptions
     public FeedForwardKind Kind { get; init; } = FeedForwardKind.Swiglu;
 
     /// <summary>
-    /// Inner width, at least 1; null means 4 D for the plain form and 8/3 D rounded up to a multiple of 8 for the gated one, which has
+    /// Inner width, at least 1; null means 4 D for the plain forms and 8/3 D rounded up to a multiple of 8 for the gated one, which has
     /// a third matrix.
     /// </summary>
     public long? IntermediateSize { get; init; }
@@ -34,12 +37,14 @@ public sealed record FeedForwardOptions
     /// <param name="width">Model width D.</param>
     /// <returns><see cref="IntermediateSize"/> or its default.</returns>
     public long ResolveIntermediateSize(long width) =>
-        IntermediateSize ?? (Kind == FeedForwardKind.Gelu ? 4 * width : ((8 * width / 3) + 7) / 8 * 8);
+        IntermediateSize ?? (Kind == FeedForwardKind.Swiglu ? ((8 * width / 3) + 7) / 8 * 8 : 4 * width);
 }
 
 /// <summary>The position-wise layer of a block: [..., D] to [..., D].</summary>
 public sealed class FeedForward : nn.Module<Tensor, Tensor>
 {
+    private readonly FeedForwardKind kind;
+
     [ComponentName(Name = "gate_proj")]
     private readonly Linear? gate;
 
@@ -59,10 +64,11 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
         options.Validate();
         var inner = options.ResolveIntermediateSize(width);
-        var plain = options.Kind == FeedForwardKind.Gelu;
-        gate = plain ? null : nn.Linear(width, inner, hasBias: false);
-        up = nn.Linear(width, inner, hasBias: plain);
-        down = nn.Linear(inner, width, hasBias: plain);
+        var biases = options.Kind == FeedForwardKind.Gelu;
+        kind = options.Kind;
+        gate = kind == FeedForwardKind.Swiglu ? nn.Linear(width, inner, hasBias: false) : null;
+        up = nn.Linear(width, inner, hasBias: biases);
+        down = nn.Linear(inner, width, hasBias: biases);
         RegisterComponents();
     }
 
@@ -75,7 +81,13 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor input)
     {
         using var scope = NewDisposeScope();
-        var inner = gate is null ? up.call(input).gelu() : gate.call(input).silu() * up.call(input);
+        var inner = up.call(input);
+        inner = kind switch
+        {
+            FeedForwardKind.Gelu => inner.gelu(),
+            FeedForwardKind.SquaredRelu => inner.relu().square(),
+            _ => gate!.call(input).silu() * inner,
+        };
         return down.call(inner).MoveToOuterDisposeScope();
     }
 }

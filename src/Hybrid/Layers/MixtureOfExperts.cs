@@ -16,6 +16,12 @@ public enum ExpertWeighting
 
     /// <summary>Softmax over the chosen logits alone (Granite); the same numbers as the renormalised form.</summary>
     TopkThenSoftmax,
+
+    /// <summary>
+    /// Sigmoid scores s. A bias of each expert is added for the choice only, <c>c = s + bias</c>; the weights are the s of the chosen divided by their
+    /// sum (DeepSeek-V3, arXiv 2412.19437, section 2.1.2; Nemotron-H). The router computes in float32 at least.
+    /// </summary>
+    SigmoidTopkRenormalised,
 }
 
 /// <summary>Options of <see cref="MixtureOfExperts"/>, and which layers of a stack have one.</summary>
@@ -27,14 +33,33 @@ public sealed record MixtureOfExpertsOptions
     /// <summary>Experts k that each token goes to; 1..<see cref="NumExperts"/>. Default 2.</summary>
     public int TopK { get; init; } = 2;
 
-    /// <summary>Inner width I of an expert; at least 1. Null means 8/3 D rounded up to a multiple of 8.</summary>
+    /// <summary>Inner width I of an expert; at least 1. Null means the default of <see cref="FeedForwardOptions.IntermediateSize"/> for the form.</summary>
     public long? IntermediateSize { get; init; }
+
+    /// <summary>Form of the experts, the shared one included: SwiGLU (default) or squared ReLU.</summary>
+    public FeedForwardKind ExpertKind { get; init; } = FeedForwardKind.Swiglu;
 
     /// <summary>Weights of the chosen experts. Default: softmax, then the k largest.</summary>
     public ExpertWeighting Weighting { get; init; } = ExpertWeighting.SoftmaxThenTopk;
 
-    /// <summary>Inner width of an expert that every token goes to, behind a sigmoid gate; at least 1. Null leaves it out.</summary>
+    /// <summary>
+    /// Groups of neighbouring experts, for <see cref="ExpertWeighting.SigmoidTopkRenormalised"/>: a token goes to experts of its
+    /// <see cref="TopGroups"/> best groups only, a group being as good as the sum of its two best c. A divisor of
+    /// <see cref="NumExperts"/> that leaves at least 2 experts a group. Default 1: no groups.
+    /// </summary>
+    public int NumGroups { get; init; } = 1;
+
+    /// <summary>Groups that a token may go to; 1..<see cref="NumGroups"/>, with <see cref="TopK"/> experts or more in them. Default 1.</summary>
+    public int TopGroups { get; init; } = 1;
+
+    /// <summary>Factor of the weights of the chosen experts; positive. Default 1.</summary>
+    public double RoutedScale { get; init; } = 1;
+
+    /// <summary>Inner width of an expert that every token goes to; at least 1. Null leaves it out.</summary>
     public long? SharedExpertIntermediateSize { get; init; }
+
+    /// <summary>Puts the shared expert behind a sigmoid gate of its own. Default true; false where there is none in the reference (Nemotron-H).</summary>
+    public bool UseSharedExpertGate { get; init; } = true;
 
     /// <summary>In a stack, layers i (counted from 0) with i mod this = <see cref="ExpertOffset"/> have experts; at least 1. Default 1: every layer.</summary>
     public int ExpertEvery { get; init; } = 1;
@@ -52,10 +77,43 @@ public sealed record MixtureOfExpertsOptions
         OptionRange.AtLeast(owner, nameof(NumExperts), NumExperts, 1);
         OptionRange.Between(owner, nameof(TopK), TopK, 1, NumExperts);
         OptionRange.AtLeast(owner, nameof(IntermediateSize), IntermediateSize ?? 1, 1);
+        OptionRange.Positive(owner, nameof(RoutedScale), RoutedScale);
         OptionRange.AtLeast(owner, nameof(SharedExpertIntermediateSize), SharedExpertIntermediateSize ?? 1, 1);
         OptionRange.AtLeast(owner, nameof(ExpertEvery), ExpertEvery, 1);
         OptionRange.Between(owner, nameof(ExpertOffset), ExpertOffset, 0, ExpertEvery - 1);
         OptionRange.AtLeast(owner, nameof(RouterAuxLossCoefficient), RouterAuxLossCoefficient, 0);
+        if (ExpertKind == FeedForwardKind.Gelu)
+        {
+            throw new ArgumentException($"{owner}: ExpertKind must be Swiglu or SquaredRelu, which have no biases; got {ExpertKind}.");
+        }
+
+        ValidateGroups(owner);
+    }
+
+    private void ValidateGroups(string owner)
+    {
+        OptionRange.AtLeast(owner, nameof(NumGroups), NumGroups, 1);
+        OptionRange.Between(owner, nameof(TopGroups), TopGroups, 1, NumGroups);
+        if (NumGroups == 1)
+        {
+            return;
+        }
+
+        if (Weighting != ExpertWeighting.SigmoidTopkRenormalised)
+        {
+            throw new ArgumentException($"{owner}: NumGroups needs Weighting SigmoidTopkRenormalised; got {Weighting}.");
+        }
+
+        if (NumExperts % NumGroups != 0 || NumExperts / NumGroups < 2)
+        {
+            throw new ArgumentException($"{owner}: NumGroups must cut the {NumExperts} experts into equal groups of at least 2; got {NumGroups}.");
+        }
+
+        if (TopK > NumExperts / NumGroups * TopGroups)
+        {
+            throw new ArgumentException(
+                $"{owner}: TopK must be at most the {NumExperts / NumGroups * TopGroups} experts of {TopGroups} of the {NumGroups} groups; got {TopK}.");
+        }
     }
 
     /// <summary>Whether a layer of a stack has experts.</summary>
@@ -66,17 +124,23 @@ public sealed record MixtureOfExpertsOptions
 
 /// <summary>
 /// Sparse feed-forward layer: <c>y = sum over the k chosen experts e of w_e down_e(SiLU(gate_e x) * up_e x)</c>, where a router chooses
-/// for each token (Shazeer et al., arXiv 1701.06538; the forms of Jamba, Qwen3-Next and Granite 4), optionally
-/// <c>+ sigmoid(shared_gate x) shared(x)</c>. Tokens are grouped by expert, so only the chosen experts compute.
+/// for each token (Shazeer et al., arXiv 1701.06538; the forms of Jamba, Qwen3-Next, Granite 4 and, with <c>down_e(relu(up_e x)^2)</c>,
+/// Nemotron-H), optionally <c>+ sigmoid(shared_gate x) shared(x)</c>. Tokens are grouped by expert, so only the chosen experts compute.
 /// </summary>
 /// <remarks>N tokens, D model width, E experts, k chosen of them, I inner width.</remarks>
 public sealed class MixtureOfExperts : nn.Module<Tensor, Tensor>
 {
+    // Keeps the weights finite where every score of a token is 0.
+    private const double SmallestSum = 1e-20;
+
     private readonly long width;
     private readonly MixtureOfExpertsOptions options;
 
     [ComponentName(Name = "router")]
     private readonly Linear router;
+
+    [ComponentName(Name = "e_score_correction_bias")]
+    private readonly Tensor? choiceBias;
 
     [ComponentName(Name = "experts")]
     private readonly ExpertBank experts;
@@ -98,13 +162,18 @@ public sealed class MixtureOfExperts : nn.Module<Tensor, Tensor>
         options.Validate();
         this.width = width;
         this.options = options;
-        var inner = new FeedForwardOptions { IntermediateSize = options.IntermediateSize }.ResolveIntermediateSize(width);
+        var form = new FeedForwardOptions { Kind = options.ExpertKind, IntermediateSize = options.IntermediateSize };
         router = nn.Linear(width, options.NumExperts, hasBias: false);
-        experts = new ExpertBank(options.NumExperts, width, inner);
+        experts = new ExpertBank(options.NumExperts, width, form.ResolveIntermediateSize(width), options.ExpertKind);
+        if (options.Weighting == ExpertWeighting.SigmoidTopkRenormalised)
+        {
+            choiceBias = zeros(options.NumExperts).DetachFromDisposeScope();
+        }
+
         if (options.SharedExpertIntermediateSize is { } sharedSize)
         {
-            sharedExpert = new FeedForward(width, new FeedForwardOptions { IntermediateSize = sharedSize });
-            sharedExpertGate = nn.Linear(width, 1, hasBias: false);
+            sharedExpert = new FeedForward(width, form with { IntermediateSize = sharedSize });
+            sharedExpertGate = options.UseSharedExpertGate ? nn.Linear(width, 1, hasBias: false) : null;
         }
 
         RegisterComponents();
@@ -125,8 +194,9 @@ public sealed class MixtureOfExperts : nn.Module<Tensor, Tensor>
 
     /// <summary>
     /// Applies the layer and measures how evenly the router spreads the tokens:
-    /// <c>E * sum over e of (choices of e / N) * mean over tokens of p_e</c>, where p is the softmax over all experts. It is k where the
-    /// spread is even and more where probable experts are also crowded; its gradient goes through p alone (Fedus et al., arXiv 2101.03961).
+    /// <c>E * sum over e of (choices of e / N) * mean over tokens of p_e</c>, where p is the softmax over all experts (with sigmoid scores,
+    /// the scores divided by their sum). It is k where the spread is even and more where probable experts are also crowded; its gradient
+    /// goes through p alone (Fedus et al., arXiv 2101.03961).
     /// </summary>
     /// <param name="input">[..., D].</param>
     /// <returns>Output [..., D] and the load-balance loss, a scalar (float32, or float64 for float64 inputs).</returns>
@@ -160,7 +230,8 @@ public sealed class MixtureOfExperts : nn.Module<Tensor, Tensor>
         var output = zeros_like(tokens).index_add(0, rows, weighted, 1);
         if (sharedExpert is not null)
         {
-            output = output + (sharedExpertGate!.call(tokens).sigmoid() * sharedExpert.call(tokens));
+            var shared = sharedExpert.call(tokens);
+            output = output + (sharedExpertGate is null ? shared : sharedExpertGate.call(tokens).sigmoid() * shared);
         }
 
         return (output.reshape(shape), withBalanceLoss ? BalanceLoss(logits, counts) : null);
@@ -169,82 +240,53 @@ public sealed class MixtureOfExperts : nn.Module<Tensor, Tensor>
     /// <summary>Logits [N, E] in float32 or float64: which experts are chosen is not left to half precision's softmax.</summary>
     private Tensor Logits(Tensor tokens)
     {
-        var logits = router.call(tokens);
-        return logits.dtype == ScalarType.Float64 ? logits : logits.to_type(ScalarType.Float32);
+        var type = tokens.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        return options.Weighting == ExpertWeighting.SigmoidTopkRenormalised
+            ? nn.functional.linear(tokens.to_type(type), router.weight.to_type(type))
+            : router.call(tokens).to_type(type);
     }
 
     /// <summary>Weights and numbers of the chosen experts, both [N, k], from logits [N, E].</summary>
     private (Tensor Weights, Tensor Chosen) Choose(Tensor logits)
     {
-        if (options.Weighting == ExpertWeighting.TopkThenSoftmax)
+        var (weights, chosen) = options.Weighting switch
         {
-            var (largest, indices) = logits.topk(options.TopK);
-            return (largest.softmax(-1), indices);
+            ExpertWeighting.TopkThenSoftmax => logits.topk(options.TopK),
+            ExpertWeighting.SigmoidTopkRenormalised => ChooseByScore(logits.sigmoid()),
+            _ => logits.softmax(-1).topk(options.TopK),
+        };
+        weights = options.Weighting switch
+        {
+            ExpertWeighting.TopkThenSoftmax => weights.softmax(-1),
+            ExpertWeighting.SigmoidTopkRenormalised => weights / (weights.sum(-1, keepdim: true) + SmallestSum),
+            ExpertWeighting.SoftmaxTopkRenormalised => weights / weights.sum(-1, keepdim: true),
+            _ => weights,
+        };
+        return (options.RoutedScale == 1 ? weights : weights * options.RoutedScale, chosen);
+    }
+
+    /// <summary>The scores [N, k] of the experts whose biased scores are best inside the best groups, and their numbers.</summary>
+    private (Tensor Scores, Tensor Chosen) ChooseByScore(Tensor scores)
+    {
+        var biased = scores.detach() + choiceBias!.to_type(scores.dtype);                // [N, E]
+        if (options.TopGroups < options.NumGroups)
+        {
+            var byGroup = biased.view(-1, options.NumGroups, options.NumExperts / options.NumGroups);
+            var best = byGroup.topk(2).values.sum(-1).topk(options.TopGroups).indexes;   // [N, groups kept]
+            var dropped = ones([biased.size(0), options.NumGroups], dtype: ScalarType.Bool, device: biased.device).scatter_(
+                1, best, zeros_like(best, dtype: ScalarType.Bool));
+            biased = byGroup.masked_fill(dropped.unsqueeze(-1), double.NegativeInfinity).flatten(1);
         }
 
-        var (weights, chosen) = logits.softmax(-1).topk(options.TopK);
-        return (options.Weighting == ExpertWeighting.SoftmaxTopkRenormalised ? weights / weights.sum(-1, keepdim: true) : weights, chosen);
+        var chosen = biased.topk(options.TopK).indexes;
+        return (scores.gather(1, chosen), chosen);
     }
 
     private Tensor BalanceLoss(Tensor logits, Tensor counts)
     {
-        var probabilities = logits.softmax(-1).mean([0L]);
+        var scores = options.Weighting == ExpertWeighting.SigmoidTopkRenormalised ? logits.sigmoid() : null;
+        var probabilities = scores is null ? logits.softmax(-1) : scores / (scores.sum(-1, keepdim: true) + SmallestSum);
         var load = counts.to_type(logits.dtype) / logits.size(0);
-        return (load * probabilities).sum() * options.NumExperts;
-    }
-}
-
-/// <summary>The weights of all experts, stacked as in checkpoints, and their evaluation on tokens that are grouped by expert.</summary>
-internal sealed class ExpertBank : nn.Module
-{
-    [ComponentName(Name = "gate_up_proj")]
-    private readonly Parameter gateUp;
-
-    [ComponentName(Name = "down_proj")]
-    private readonly Parameter down;
-
-    /// <param name="count">Experts E.</param>
-    /// <param name="width">Model width D.</param>
-    /// <param name="inner">Inner width I.</param>
-    public ExpertBank(long count, long width, long inner)
-        : base(nameof(ExpertBank))
-    {
-        gateUp = Uniform(1 / Math.Sqrt(width), count, 2 * inner, width);
-        down = Uniform(1 / Math.Sqrt(inner), count, width, inner);
-        RegisterComponents();
-    }
-
-    /// <summary>The output matrices [E, D, I].</summary>
-    public Parameter Down => down;
-
-    /// <summary>Runs each expert on its own tokens.</summary>
-    /// <param name="tokens">[M, D]: those of expert 0, then those of expert 1, and so on.</param>
-    /// <param name="counts">Tokens of each expert; M in all.</param>
-    /// <returns>[M, D].</returns>
-    public Tensor Run(Tensor tokens, long[] counts)
-    {
-        // One unbind has one gradient of the whole stack; indexing by expert would make one for each expert.
-        var (gateUps, downs) = (gateUp.unbind(), down.unbind());
-        var outputs = new List<Tensor>(counts.Length);
-        var start = 0L;
-        for (var e = 0; e < counts.Length; e++)
-        {
-            if (counts[e] > 0)
-            {
-                var halves = nn.functional.linear(tokens.narrow(0, start, counts[e]), gateUps[e]).chunk(2, -1);
-                outputs.Add(nn.functional.linear(halves[0].silu() * halves[1], downs[e]));
-                start += counts[e];
-            }
-        }
-
-        return cat(outputs, 0);
-    }
-
-    /// <summary>Uniform within the bound, as a linear layer starts.</summary>
-    private static Parameter Uniform(double bound, params long[] shape)
-    {
-        using var scope = NewDisposeScope();
-        using var guard = no_grad();
-        return ModuleParameter.Own(empty(shape).uniform_(-bound, bound));
+        return (load * probabilities.mean([0L])).sum() * options.NumExperts;
     }
 }

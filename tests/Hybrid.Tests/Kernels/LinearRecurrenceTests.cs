@@ -31,6 +31,48 @@ public class LinearRecurrenceTests
         Assert.All(inputs, entry => TensorAssert.Close(golden.Get("grad." + entry.Key), entry.Value.grad!, Tolerance, $"{name} gradient of {entry.Key}"));
     }
 
+    /// <summary>
+    /// Gated linear attention (arXiv 2312.06635) and RWKV-6 (arXiv 2404.05892): the matrix S of a head is K x V independent channels of
+    /// the recurrence, <c>S_t = diag(exp g_t) S_(t-1) + k_t v_t^T</c>; only what is read of it differs.
+    /// </summary>
+    [Theory]
+    [InlineData("gla")]
+    [InlineData("wkv6")]
+    public void MatrixStatesOfLinearAttentionAreChannels(string operation)
+    {
+        using var scope = NewDisposeScope();
+        using var golden = GoldenCases.First(operation);
+        var inputs = golden.Names.Where(name => name.StartsWith("in.", StringComparison.Ordinal))
+            .ToDictionary(name => name[3..], name => golden.Get(name).requires_grad_(true));
+
+        var (o, state) = operation == "gla"
+            ? Run(inputs["g"], inputs["k"], inputs["v"])
+            : Run(inputs["w"].transpose(1, 2), inputs["k"].transpose(1, 2), inputs["v"].transpose(1, 2));
+        TensorAssert.Close(golden.Get("out.o"), o, Tolerance, $"{operation} o");
+        TensorAssert.Close(golden.Get("out.final_state"), state, Tolerance, $"{operation} final_state");
+
+        golden.Loss(("o", o), ("final_state", state)).backward();
+        Assert.All(inputs, entry => TensorAssert.Close(golden.Get("grad." + entry.Key), entry.Value.grad!, Tolerance, $"{operation} gradient of {entry.Key}"));
+
+        // g and k [B, T, H, K], v [B, T, H, V].
+        (Tensor O, Tensor FinalState) Run(Tensor g, Tensor k, Tensor v)
+        {
+            var written = k.unsqueeze(-1) * v.unsqueeze(-2);                             // [B, T, H, K, V]
+            var initial = inputs["initial_state"];
+            var (all, last) = LinearRecurrence.Apply(written.flatten(2), g.unsqueeze(-1).expand(written.shape).flatten(2), initial.flatten(1));
+            var states = all.view(written.shape);
+            var final = last.view(initial.shape);
+            if (operation == "gla")
+            {
+                return ((inputs["q"].unsqueeze(-1) * states).sum(dim: -2) * Math.Pow(k.size(-1), -0.5), final);
+            }
+
+            var before = cat([initial.unsqueeze(1), states.narrow(1, 0, states.size(1) - 1)], 1);
+            var read = before + (inputs["u"].unsqueeze(-1) * written);
+            return ((inputs["r"].transpose(1, 2).unsqueeze(-1) * read).sum(dim: -2).transpose(1, 2), final);
+        }
+    }
+
     [Theory]
     [MemberData(nameof(Cases))]
     public void AStateAfterAnyPrefixContinuesTheRecurrence(string name)

@@ -13,6 +13,7 @@ public class FeedForwardTests
     [Theory]
     [InlineData(FeedForwardKind.Gelu, 64, 256)]
     [InlineData(FeedForwardKind.Gelu, 10, 40)]
+    [InlineData(FeedForwardKind.SquaredRelu, 10, 40)]
     [InlineData(FeedForwardKind.Swiglu, 64, 176)]   // 512 / 3 = 170.67
     [InlineData(FeedForwardKind.Swiglu, 96, 256)]   // 256 exactly
     [InlineData(FeedForwardKind.Swiglu, 3, 8)]      // 8 exactly
@@ -46,6 +47,16 @@ public class FeedForwardTests
             ["down_proj.bias", "down_proj.weight", "up_proj.bias", "up_proj.weight"], layer.state_dict().Keys.Order(StringComparer.Ordinal));
         var x = Values.Normal(1, 2, 4, Width);
         Check(layer, x, [.. Project(layer, "up_proj", x, Inner).Select(u => u * 0.5 * (1 + Erf(u / Math.Sqrt(2))))]);
+    }
+
+    [Fact]
+    public void SquaredReluIsPlainAndHasNoBiases()
+    {
+        using var scope = NewDisposeScope();
+        using var layer = new FeedForward(Width, new FeedForwardOptions { Kind = FeedForwardKind.SquaredRelu, IntermediateSize = Inner });
+        Assert.Equal(["down_proj.weight", "up_proj.weight"], layer.state_dict().Keys.Order(StringComparer.Ordinal));
+        var x = Values.Normal(1, 2, 4, Width);
+        Check(layer, x, [.. Project(layer, "up_proj", x, Inner).Select(u => u > 0 ? u * u : 0)]);
     }
 
     [Fact]

@@ -14,9 +14,7 @@ public class MixtureOfExpertsTests
     // One layer in float32, in another order of additions than the reference.
     private const double Tolerance = 1e-5;
 
-    /// <summary>Nemotron's router (sigmoid scores, groups, a bias) is another form that the layer does not have.</summary>
-    public static TheoryData<string> Cases =>
-        new(GoldenCases.Of("moe").Select(row => row.Data).Where(name => !name.StartsWith("nemotron", StringComparison.Ordinal)));
+    public static TheoryData<string> Cases => GoldenCases.Of("moe");
 
     [Theory]
     [MemberData(nameof(Cases))]
@@ -70,6 +68,7 @@ public class MixtureOfExpertsTests
     [InlineData(ExpertWeighting.SoftmaxThenTopk)]
     [InlineData(ExpertWeighting.SoftmaxTopkRenormalised)]
     [InlineData(ExpertWeighting.TopkThenSoftmax)]
+    [InlineData(ExpertWeighting.SigmoidTopkRenormalised)]
     public void GradientsEqualFiniteDifferences(ExpertWeighting weighting)
     {
         using var layer = Make(weighting, 2, shared: true);
@@ -80,6 +79,37 @@ public class MixtureOfExpertsTests
                 return [y, balance];
             },
             [Values.Normal(5, 3, 3, Width).to_type(ScalarType.Float64)]);
+    }
+
+    [Fact]
+    public void TheBiasAndTheGroupsChooseAndTheScoresWeigh()
+    {
+        // One-hot tokens read single columns of the router: s = sigmoid of those, and an expert e answers with the constant 10^e.
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var layer = new MixtureOfExperts(1, new MixtureOfExpertsOptions
+        {
+            NumExperts = 6, TopK = 2, IntermediateSize = 1, ExpertKind = FeedForwardKind.SquaredRelu, RoutedScale = 2,
+            Weighting = ExpertWeighting.SigmoidTopkRenormalised, NumGroups = 3, TopGroups = 1,
+        });
+        double[] scores = [0.9, 0.1, 0.6, 0.5, 0.2, 0.3];
+        layer.get_parameter("router.weight")!.copy_(tensor(scores.Select(s => Math.Log(s / (1 - s))).ToArray()).view(6, 1));
+        layer.get_parameter("experts.up_proj")!.fill_(1);
+        layer.get_parameter("experts.down_proj")!.copy_(tensor(new double[] { 1, 10, 100, 1000, 10000, 100000 }).view(6, 1, 1));
+        var bias = layer.get_buffer("e_score_correction_bias")!;
+
+        // Group 1 has the largest sum of two, 1.1, though expert 0 has the largest score.
+        Expect(2 * ((0.6 * 100) + (0.5 * 1000)) / 1.1);
+
+        // The bias moves the choice to group 2; the weights stay those of the scores.
+        bias[4].fill_(0.8);
+        Expect(2 * ((0.2 * 10000) + (0.3 * 100000)) / 0.5);
+
+        // Scores below zero with their bias are still chosen inside the best group, before any of another group.
+        bias.fill_(-5);
+        Expect(2 * ((0.6 * 100) + (0.5 * 1000)) / 1.1);
+
+        void Expect(double value) => Assert.Equal(1, layer.call(ones(1, 1)).ToDouble() / value, 1e-5);
     }
 
     [Fact]
@@ -219,7 +249,29 @@ public class MixtureOfExpertsTests
         { "ExpertEvery must be at least 1; got 0", new() { ExpertEvery = 0 } },
         { "ExpertOffset must be 0..1; got 2", new() { ExpertEvery = 2, ExpertOffset = 2 } },
         { "RouterAuxLossCoefficient must be at least 0; got -1", new() { RouterAuxLossCoefficient = -1 } },
+        { "RoutedScale must be positive; got 0", new() { RoutedScale = 0 } },
+        { "NumGroups must be at least 1; got 0", new() { NumGroups = 0 } },
+        { "TopGroups must be 1..1; got 2", new() { TopGroups = 2 } },
     };
+
+    public static TheoryData<string, MixtureOfExpertsOptions> OptionsThatDoNotFit => new()
+    {
+        { "ExpertKind must be Swiglu or SquaredRelu, which have no biases; got Gelu", new() { ExpertKind = FeedForwardKind.Gelu } },
+        { "NumGroups needs Weighting SigmoidTopkRenormalised; got SoftmaxThenTopk", new() { NumGroups = 2 } },
+        { "NumGroups must cut the 8 experts into equal groups of at least 2; got 3", Sigmoid with { NumGroups = 3 } },
+        { "NumGroups must cut the 8 experts into equal groups of at least 2; got 8", Sigmoid with { NumGroups = 8 } },
+        { "TopK must be at most the 4 experts of 2 of the 4 groups; got 5", Sigmoid with { TopK = 5, NumGroups = 4, TopGroups = 2 } },
+    };
+
+    private static MixtureOfExpertsOptions Sigmoid { get; } = new() { Weighting = ExpertWeighting.SigmoidTopkRenormalised };
+
+    [Theory]
+    [MemberData(nameof(OptionsThatDoNotFit))]
+    public void OptionsThatDoNotFitEachOtherAreNamed(string text, MixtureOfExpertsOptions options)
+    {
+        var error = Assert.Throws<ArgumentException>(() => new MixtureOfExperts(8, options));
+        Assert.Equal($"MixtureOfExpertsOptions: {text}.", error.Message);
+    }
 
     [Theory]
     [MemberData(nameof(BadOptions))]
@@ -249,6 +301,11 @@ public class MixtureOfExpertsTests
             NumExperts = 7, TopK = topK, IntermediateSize = Inner, Weighting = weighting, SharedExpertIntermediateSize = shared ? 4 : null,
         });
         layer.to(ScalarType.Float64);
+        if (layer.get_buffer("e_score_correction_bias") is { } bias)
+        {
+            bias.copy_(Values.Normal(4, 7) * 0.2);
+        }
+
         return layer;
     }
 
@@ -262,13 +319,15 @@ public class MixtureOfExpertsTests
         for (var t = 0; t < tokens; t++)
         {
             var token = inputs.AsSpan(t * Width, Width).ToArray();
+            var sigmoid = weighting == ExpertWeighting.SigmoidTopkRenormalised;
             var logits = Product(router, 0, experts, token);
-            var exponentials = logits.Select(Math.Exp).ToArray();
-            var chosen = Enumerable.Range(0, experts).OrderByDescending(e => logits[e]).Take(topK).ToArray();
-            var total = weighting == ExpertWeighting.SoftmaxThenTopk ? exponentials.Sum() : chosen.Sum(e => exponentials[e]);
+            var scores = logits.Select(logit => sigmoid ? Values.Sigmoid(logit) : Math.Exp(logit)).ToArray();
+            var biased = sigmoid ? scores.Zip(Values.Of(layer.get_buffer("e_score_correction_bias")!), (s, b) => s + b).ToArray() : scores;
+            var chosen = Enumerable.Range(0, experts).OrderByDescending(e => biased[e]).Take(topK).ToArray();
+            var total = weighting == ExpertWeighting.SoftmaxThenTopk ? scores.Sum() : chosen.Sum(e => scores[e]);
             for (var e = 0; e < experts; e++)
             {
-                share[e] += exponentials[e] / exponentials.Sum() / tokens;
+                share[e] += scores[e] / scores.Sum() / tokens;
             }
 
             foreach (var e in chosen)
@@ -276,7 +335,7 @@ public class MixtureOfExpertsTests
                 load[e] += 1.0 / tokens;
                 var gate = Product(gateUp, e * 2 * Inner * Width, Inner, token);
                 var up = Product(gateUp, ((e * 2) + 1) * Inner * Width, Inner, token);
-                Add(t, exponentials[e] / total, Product(down, e * Width * Inner, Width, Gated(gate, up)));
+                Add(t, scores[e] / total, Product(down, e * Width * Inner, Width, Gated(gate, up)));
             }
 
             if (layer.get_parameter("shared_expert_gate.weight") is not null)
@@ -308,20 +367,26 @@ public class MixtureOfExpertsTests
 
     private static MixtureOfExperts Load(string name, GoldenCase golden)
     {
-        const string prefix = "in.param.";
-        var weights = golden.Names.Where(entry => entry.StartsWith(prefix, StringComparison.Ordinal))
-            .ToDictionary(entry => NameHere(entry[prefix.Length..]), golden.Get);
+        var nemotron = name.StartsWith("nemotron", StringComparison.Ordinal);
+        var weights = golden.Names.Where(entry => entry.StartsWith("in.", StringComparison.Ordinal) && entry != "in.x")
+            .ToDictionary(entry => NameHere(entry.Split('.', 3)[2]), golden.Get);
         var layer = new MixtureOfExperts(golden.Get("in.x").size(-1), new MixtureOfExpertsOptions
         {
             NumExperts = golden.Flag("experts")!.Value.GetInt64(),
             TopK = golden.Flag("top_k")!.Value.GetInt32(),
             IntermediateSize = weights["experts.down_proj"].size(2),
+            ExpertKind = nemotron ? FeedForwardKind.SquaredRelu : FeedForwardKind.Swiglu,
             SharedExpertIntermediateSize = weights.GetValueOrDefault("shared_expert.up_proj.weight")?.size(0),
+            UseSharedExpertGate = !nemotron,
+            NumGroups = golden.Flag("groups")?.GetInt32() ?? 1,
+            TopGroups = golden.Flag("top_groups")?.GetInt32() ?? 1,
+            RoutedScale = golden.Flag("scale")?.GetDouble() ?? 1,
             Weighting = name.Split('_')[0] switch
             {
                 "jamba" => ExpertWeighting.SoftmaxThenTopk,
                 "qwen3" => ExpertWeighting.SoftmaxTopkRenormalised,
                 "granite" => ExpertWeighting.TopkThenSoftmax,
+                "nemotron" => ExpertWeighting.SigmoidTopkRenormalised,
                 _ => throw new InvalidOperationException($"no form of the router is known for '{name}'"),
             },
         });
@@ -331,12 +396,13 @@ public class MixtureOfExpertsTests
         return layer;
     }
 
-    /// <summary>Jamba's names are the layer's own; Qwen3-Next and Granite have others for some.</summary>
+    /// <summary>Jamba's names are the layer's own; the others have their own for some.</summary>
     private static string NameHere(string name) => name switch
     {
         "gate.weight" or "router.layer.weight" => "router.weight",
         "input_linear.weight" => "experts.gate_up_proj",
         "output_linear.weight" => "experts.down_proj",
-        _ => name,
+        "gate.e_score_correction_bias" => "e_score_correction_bias",
+        _ => name.Replace("shared_experts.", "shared_expert.", StringComparison.Ordinal),
     };
 }

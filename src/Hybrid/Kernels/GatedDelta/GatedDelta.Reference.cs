@@ -23,35 +23,43 @@ public static partial class GatedDelta
         var (batch, heads, keyWidth) = (shape[0], shape[2], shape[3]);
         var chunks = new HeadChunks(batch, shape[1], heads);
 
-        var query = chunks.Split(Keys(q.to_type(dtype), normalise) * scale);             // [G, C, L, K], G = B * H
-        var key = chunks.Split(Keys(k.to_type(dtype), normalise));
-        var keyRows = key.transpose(-2, -1);                                             // [G, C, K, L]
+        var query = chunks.Split(Keys(q.to_type(dtype), normalise, scale));              // [G, C, L, K], G = B * H
+        var key = chunks.Split(Keys(k.to_type(dtype), normalise, 1));
         var strength = chunks.Split(Strength(beta.to_type(dtype), mask));                // [G, C, L, 1]
-        var logDecay = chunks.Split(LogDecay(g?.to_type(dtype) ?? zeros_like(beta, dtype: dtype), mask, restart));
+        var logDecay = g is null && restart is null
+            ? zeros([1, 1, chunks.Steps, 1], dtype: dtype, device: q.device)             // the delta rule: one chunk stands for all
+            : chunks.Split(LogDecay(g?.to_type(dtype) ?? zeros_like(beta, dtype: dtype), mask, restart));
 
-        var between = DecayBetween(logDecay, chunks.Steps);                              // [G, C, L, L]: D_tj, zero where j > t
+        var between = ChunkDecay.Between(logDecay.squeeze(-1));                          // [G, C, L, L]: D_tj at [j, t], zero where j > t
         var fromStart = logDecay.cumsum(-2).exp();                                       // [G, C, L, 1]: D_t
-        var toEnd = between.narrow(-2, chunks.Steps - 1, 1);                             // [G, C, 1, L]
+        var toEnd = between.select(-1, chunks.Steps - 1).unsqueeze(-1);                  // [G, C, L, 1]
 
-        var overlap = (key.matmul(keyRows) * between * strength).tril(-1);               // [G, C, L, L]
+        // Of the system only what is below its diagonal is read, so the rest need not be cleared.
+        var overlap = key.matmul(key.transpose(-2, -1)) * between * strength.transpose(-2, -1);
         var right = cat([chunks.Split(v.to_type(dtype)) * strength, key * (strength * fromStart)], -1);
-        var solved = chunks.Steps == 1 ? right : linalg.solve_triangular(overlap, right, upper: false, unitriangular: true);
+        var solved = chunks.Steps == 1
+            ? right
+            : linalg.solve_triangular(overlap.transpose(-2, -1), right, upper: false, unitriangular: true);
         var parts = solved.split([valueWidth, keyWidth], -1);                            // U_0 [G, C, L, V] and W [G, C, L, K]
 
         var (entering, written, finalState) = ChainChunks(
             parts[0],
             parts[1],
-            keyRows * toEnd,
-            fromStart.narrow(-2, chunks.Steps - 1, 1),
+            (key * toEnd).transpose(-2, -1),
+            fromStart.narrow(-2, chunks.Steps - 1, 1).expand(batch * heads, chunks.Count, 1, 1),
             initialState?.to_type(dtype).reshape(-1, keyWidth, valueWidth)
                 ?? zeros([batch * heads, keyWidth, valueWidth], dtype: dtype, device: q.device));
 
-        var o = (query * fromStart).matmul(entering) + (query.matmul(keyRows) * between).matmul(written);
+        var scores = key.matmul(query.transpose(-2, -1)) * between;                      // [G, C, L from, L to]
+        var o = (query * fromStart).matmul(entering) + scores.transpose(-2, -1).matmul(written);
         return (chunks.Join(o).to_type(q.dtype), finalState.view(batch, heads, keyWidth, valueWidth));
     }
 
-    private static Tensor Keys(Tensor x, bool normalise) =>
-        normalise ? x * (x.square().sum(-1, keepdim: true) + NormEpsilon).rsqrt() : x;
+    /// <summary>x times a factor, divided by its norm where asked.</summary>
+    private static Tensor Keys(Tensor x, bool normalise, double factor) =>
+        normalise ? x * ((x.square().sum(-1, keepdim: true) + NormEpsilon).rsqrt() * factor)
+        : factor == 1 ? x
+        : x * factor;
 
     /// <summary>beta, zero at padding: such a step writes nothing. [B, T, H, 1].</summary>
     private static Tensor Strength(Tensor beta, Tensor? mask) =>
@@ -71,16 +79,6 @@ public static partial class GatedDelta
         }
 
         return g.unsqueeze(-1);
-    }
-
-    /// <summary>
-    /// [..., L, 1] to [..., L, L]: exp of the sum of g after step j up to step t, zero where j &gt; t. A difference of running sums
-    /// would cancel where decays are strong.
-    /// </summary>
-    private static Tensor DecayBetween(Tensor logDecay, long steps)
-    {
-        var shape = logDecay.shape;
-        return logDecay.expand(shape[0], shape[1], steps, steps).tril(-1).cumsum(-2).exp().tril();
     }
 
     /// <summary>
@@ -110,14 +108,16 @@ public static partial class GatedDelta
         private readonly long batch;
         private readonly long time;
         private readonly long heads;
-        private readonly long count;
-
+        
         public HeadChunks(long batch, long time, long heads)
         {
             (this.batch, this.time, this.heads) = (batch, time, heads);
-            count = (time + MaxChunkSteps - 1) / MaxChunkSteps;
-            Steps = (time + count - 1) / count;
+            Count = (time + MaxChunkSteps - 1) / MaxChunkSteps;
+            Steps = (time + Count - 1) / Count;
         }
+
+        /// <summary>Chunks of a batch row, C.</summary>
+        public long Count { get; }
 
         /// <summary>Steps of a chunk, L.</summary>
         public long Steps { get; }
@@ -125,18 +125,18 @@ public static partial class GatedDelta
         /// <summary>[B, T, H, X] to [B * H, C, L, X].</summary>
         public Tensor Split(Tensor x)
         {
-            var (width, missing) = (x.size(-1), (Steps * count) - time);
+            var (width, missing) = (x.size(-1), (Steps * Count) - time);
             x = x.transpose(1, 2);
             if (missing > 0)
             {
                 x = cat([x, zeros([batch, heads, missing, width], dtype: x.dtype, device: x.device)], 2);
             }
 
-            return x.reshape(batch * heads, count, Steps, width);
+            return x.reshape(batch * heads, Count, Steps, width);
         }
 
         /// <summary>[B * H, C, L, X] back to [B, T, H, X].</summary>
         public Tensor Join(Tensor x) =>
-            x.reshape(batch, heads, count * Steps, -1).narrow(2, 0, time).transpose(1, 2).contiguous();
+            x.reshape(batch, heads, Count * Steps, -1).narrow(2, 0, time).transpose(1, 2).contiguous();
     }
 }

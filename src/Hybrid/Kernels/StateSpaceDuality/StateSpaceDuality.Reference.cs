@@ -33,7 +33,7 @@ public static partial class StateSpaceDuality
         var inputMatrix = chunks.Split(B.to_type(dtype)).view(-1, sizes.Steps, sizes.State);                // [R G, L, N]
         var outputMatrix = chunks.Split(C.to_type(dtype)).view(-1, sizes.Steps, sizes.State);
 
-        var decay = DecayBetween(steps);                                                                    // [R, H, L from, L to]
+        var decay = ChunkDecay.Between(steps);                                                              // [R, H, L from, L to]
         var y = InsideChunks(sizes, decay, driven, inputMatrix, outputMatrix);                              // [R, H, L, P]
         var local = ChunkStates(sizes, decay, driven, inputMatrix);                                         // [R, H, P, N]
         Tensor finalState;
@@ -71,19 +71,6 @@ public static partial class StateSpaceDuality
         step = min is { } low ? step.clamp_min(low) : step;
         step = max is { } high ? step.clamp_max(high) : step;
         return mask is null ? step : step.masked_fill(mask.logical_not().unsqueeze(-1), 0);
-    }
-
-    /// <summary>
-    /// exp(sum of the log decays after step j up to step i) at [.., j, i], zero where i is before j: [R, H, L] to [R, H, L, L]. The sums
-    /// are taken from each j on its own, because differences of one running sum would lose the small ones beside the large.
-    /// </summary>
-    private static Tensor DecayBetween(Tensor steps)
-    {
-        var shape = steps.shape;
-        var length = shape[2];
-        var before = ones([length, length], dtype: ScalarType.Bool, device: steps.device).tril(-1);
-        return steps.unsqueeze(2).expand(shape[0], shape[1], length, length).triu(1).cumsum(-1)
-            .masked_fill_(before, double.NegativeInfinity).exp_();
     }
 
     /// <summary>y_i = sum over j up to i of (C_i . B_j) decay(j, i) driven_j: [R, H, L, P].</summary>
