@@ -18,7 +18,7 @@ public class BackboneBuilderTests
         Assert.Equal("m m a m m a", backbone.Pattern.ToString());
         Assert.Equal(
             [typeof(MambaMixer), typeof(MambaMixer), typeof(MultiHeadAttention), typeof(MambaMixer), typeof(MambaMixer), typeof(MultiHeadAttention)],
-            backbone.Blocks.Select(block => block.Mixer.GetType()));
+            backbone.Blocks.Select(block => block.Mixer!.GetType()));
         Assert.Equal((16, 16), (backbone.InputWidth, backbone.OutputSize));
     }
 
