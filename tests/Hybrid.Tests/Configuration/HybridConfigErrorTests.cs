@@ -55,7 +55,17 @@ public class HybridConfigErrorTests
     [InlineData("[model]\nnum_layers = 1\nlayers = ['mamba', 'mamba']", 3, 1, "model.layers",
         null, "2", "[model] layers: a list for 1 layers must have 1..1 names; got 2")]
 
+    [InlineData("[model]\nnum_layers = 4\nhybrid_override_pattern = 'M*x-'", 3, 1, "model.hybrid_override_pattern",
+        "M (mixer), * (attention), - (MLP), E (experts) or G (gated delta)", "'x'",
+        "[model] hybrid_override_pattern: layer 2 of 'M*x-' must be M (mixer), * (attention), - (MLP), E (experts) or G (gated delta); got 'x'")]
+    [InlineData("[model]\nnum_layers = 3\nhybrid_override_pattern = 'M*'", 3, 1, "model.hybrid_override_pattern", null, "2, 'M*'",
+        "[model] hybrid_override_pattern: hybrid_override_pattern must have a symbol for each of the 3 layers; got 2, 'M*'")]
+    [InlineData("[model]\nratio.attention = 0", 2, 7, "model.ratio.attention", "at least 1", "0")]
+
     // Keys that do not go together.
+    [InlineData("[model]\nattention_every = 2\nattention_layers = 'auto'",
+        1, 2, "model", "state the layers in one way only", "attention_every and attention_layers",
+        "[model]: state the layers in one way only; got attention_every and attention_layers")]
     [InlineData("[model]\nlayers = ['mamba']\nattention_every = 2",
         1, 2, "model", "state the layers in one way only", "layers and attention_every",
         "[model]: state the layers in one way only; got layers and attention_every")]
