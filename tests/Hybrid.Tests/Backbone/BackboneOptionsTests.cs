@@ -165,7 +165,7 @@ public class BackboneOptionsTests
     [InlineData("[backbone]\nchunk_size = 0", "(2,1): [backbone] chunk_size: expected at least 1; found 0")]
     [InlineData("[backbone]\nstat_size = 8", "(2,1): [backbone] stat_size: unknown key; did you mean 'state_size'?")]
     [InlineData("[backbone]\nbackbone = 'mambo'", "(2,1): [backbone] backbone: there is no mixer 'mambo'; did you mean 'mamba'?")]
-    [InlineData("[backbone]\nposition_encoding = 'learned'", "(2,1): [backbone] position_encoding: expected given for a learned position_encoding")]
+    [InlineData("[backbone]\nposition_encoding = 'learned'", "(2,1): [backbone] position_encoding: seq_len must be given for a learned position_encoding")]
     public void ErrorsOfTheTableNameTheKey(string toml, string message) => Assert.StartsWith(
         $"x.toml{message}", Assert.Throws<HybridConfigException>(() => HybridConfig.Parse(toml, "x.toml")).Message, StringComparison.Ordinal);
 }

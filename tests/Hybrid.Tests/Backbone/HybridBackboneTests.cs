@@ -79,7 +79,8 @@ public class HybridBackboneTests
         using var guard = no_grad();
         using var backbone = new BackboneBuilder(Width).WithPattern(LayerPattern.FromSymbols("M-*E"))
             .WithBlocks(new BlockOptions { FeedForward = new() { IntermediateSize = 6 } })
-            .WithExperts(new() { NumExperts = 3, TopK = 1, IntermediateSize = 5 }).Build();
+            .WithExperts(new() { NumExperts = 3, TopK = 1, IntermediateSize = 5 })
+            .WithMixer("attention", new AttentionOptions { NumHeads = 2 }).Build();
         Assert.Equal([false, true, false, true], backbone.Blocks.Select(block => block.Mixer is null));
         Assert.Equal([null, 6L, null, null], backbone.Blocks.Select(block => block.get_parameter("ffn.up_proj.weight")?.size(0)));
         Assert.NotNull(backbone.Blocks[3].Experts);
@@ -110,10 +111,10 @@ public class HybridBackboneTests
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        using var backbone = new BackboneBuilder(Width).WithPattern(LayerPattern.Every(3, every)).Build();
+        using var backbone = new BackboneBuilder(2 * Width).WithPattern(LayerPattern.Every(3, every)).Build();
         Assert.Equal(attentionLayers, backbone.Blocks.Count(block => block.Mixer is MultiHeadAttention));
         Assert.Equal(3 - attentionLayers, backbone.Blocks.Count(block => block.Mixer is MambaMixer));
-        Assert.Equal([2, 5, Width], backbone.call(Values.Normal(1, 2, 5, Width)).shape);
+        Assert.Equal([2, 5, 2 * Width], backbone.call(Values.Normal(1, 2, 5, 2 * Width)).shape);
     }
 
     [Fact]
