@@ -38,7 +38,7 @@ var text = string.Concat(Enumerable.Repeat("peter piper picked a peck of pickled
 var corpus = new TokenCorpus(model.Tokenizer!.Encode(text), config.Training.ValidationFraction);
 using var trainer = new LanguageModelTrainer(model, corpus, config.Training);
 
-Console.WriteLine($"layers: {string.Join(", ", model.Backbone.Blocks.Select(block => block.Mixer.GetType().Name))}");
+Console.WriteLine($"layers: {string.Join(", ", model.Backbone.Blocks.Select(block => block.Mixer?.GetType().Name))}");
 for (var step = 0; step < config.Training.Steps; step++)
 {
     var loss = trainer.TrainStep(step);

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics.CodeAnalysis;
 using Hybrid.Attention;
+using Hybrid.Backbone;
 using Hybrid.Configuration;
 using Hybrid.Mixers;
 using Hybrid.Routing;
@@ -31,6 +32,7 @@ public static class MixerRegistry
         ["mamba2"] = Make<Mamba2Options>((width, options) => new Mamba2Mixer(width, options)),
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
         ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
+        ["parallel"] = Make<ParallelMixerOptions>((width, options) => new ParallelMixer(width, options)),
     };
 
     /// <summary>All registered names, sorted.</summary>
@@ -40,13 +42,18 @@ public static class MixerRegistry
     /// <typeparam name="TOptions">Its options record.</typeparam>
     /// <param name="name">Name in TOML: lower-case letters, digits and underscores, as in <c>my_mixer</c>.</param>
     /// <param name="create">Makes the mixer from the width D and its options.</param>
-    /// <exception cref="ArgumentException">The name is malformed or taken.</exception>
+    /// <exception cref="ArgumentException">The name is malformed, reserved or taken.</exception>
     public static void Register<TOptions>(string name, Func<long, TOptions, SequenceMixer> create)
         where TOptions : class, new()
     {
         if (string.IsNullOrEmpty(name) || !name.All(c => char.IsAsciiLetterLower(c) || char.IsAsciiDigit(c) || c == '_'))
         {
             throw new ArgumentException($"MixerRegistry: a name must be lower-case letters, digits and underscores; got '{name}'.", nameof(name));
+        }
+
+        if (LayerPattern.ReservedNames.Contains(name))
+        {
+            throw new ArgumentException($"MixerRegistry: '{name}' has a meaning of its own in a pattern of layers; take another name.", nameof(name));
         }
 
         if (!Registrations.TryAdd(name, Make(create)))

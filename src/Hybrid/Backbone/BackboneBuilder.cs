@@ -5,17 +5,22 @@ namespace Hybrid.Backbone;
 
 /// <summary>
 /// Builds a <see cref="HybridBackbone"/> step by step:
-/// <c>new BackboneBuilder(256).WithPattern(LayerPattern.Every(6, 3)).WithMixer("mamba", new MambaOptions()).Build()</c>.
+/// <c>new BackboneBuilder(256).WithPattern(LayerPattern.Every(6, 3)).WithMixer("mamba", new MambaOptions()).Build()</c>, or from a
+/// record: <c>new BackboneBuilder(BackboneOptions.RecommendedDefaults).Build()</c>.
 /// </summary>
 public sealed class BackboneBuilder
 {
     private readonly long width;
     private readonly Dictionary<string, object> mixerOptions = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, Func<long, SequenceMixer>> factories = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, BlockOptions> blocksOf = new(StringComparer.Ordinal);
     private LayerPattern pattern = LayerPattern.Every(6, 3);
     private BlockOptions block = new();
     private MixtureOfExpertsOptions? experts;
     private long? inputWidth;
     private BackboneOutput output = BackboneOutput.Sequence;
+    private PositionEncodingKind positionEncoding;
+    private long? maxLength;
 
     /// <param name="width">Model width D; at least 1.</param>
     public BackboneBuilder(long width)
@@ -24,7 +29,13 @@ public sealed class BackboneBuilder
         this.width = width;
     }
 
-    /// <summary>Which mixer each layer has. Default: six layers, attention at every third.</summary>
+    /// <summary>Takes everything from a record; what follows may change it.</summary>
+    /// <param name="options">The options.</param>
+    /// <exception cref="ArgumentException">An option is out of its range, or options exclude each other.</exception>
+    public BackboneBuilder(BackboneOptions options)
+        : this(options.HiddenSize) => options.ApplyTo(this);
+
+    /// <summary>What each layer is. Default: six layers, attention at every third.</summary>
     /// <param name="value">The pattern.</param>
     /// <returns>This builder.</returns>
     public BackboneBuilder WithPattern(LayerPattern value)
@@ -43,6 +54,16 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>A mixer that is not registered: the layers of this name get what the factory makes, once for each layer.</summary>
+    /// <param name="name">The name in the pattern, such as <see cref="LayerPattern.CustomName"/>; it must not be registered.</param>
+    /// <param name="create">Makes a mixer from the model width D.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithFactory(string name, Func<long, SequenceMixer> create)
+    {
+        factories[name] = create;
+        return this;
+    }
+
     /// <summary>Norms, dropout and feed-forward of every block.</summary>
     /// <param name="value">The options.</param>
     /// <returns>This builder.</returns>
@@ -52,11 +73,21 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>Norms, dropout and feed-forward of the blocks that have this mixer, in the place of <see cref="WithBlocks"/>.</summary>
+    /// <param name="name">The name in the pattern.</param>
+    /// <param name="value">The options.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithBlocksOf(string name, BlockOptions value)
+    {
+        blocksOf[name] = value;
+        return this;
+    }
+
     /// <summary>
     /// Experts in the layers that <see cref="MixtureOfExpertsOptions.IsExpertLayer"/> says, in the place of the feed-forward layer of
-    /// <see cref="WithBlocks"/>.
+    /// <see cref="WithBlocks"/>; or, where the pattern names them, in the layers <see cref="LayerPattern.ExpertsName"/>.
     /// </summary>
-    /// <param name="value">The options; null means no experts.</param>
+    /// <param name="value">The options; null means no experts, or the defaults where the pattern names them.</param>
     /// <returns>This builder.</returns>
     public BackboneBuilder WithExperts(MixtureOfExpertsOptions? value)
     {
@@ -83,47 +114,130 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>Absolute positions, added to the input of the first layer. Default none.</summary>
+    /// <param name="value">Which; a learned encoding needs <see cref="WithMaxLength"/>.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithPositions(PositionEncodingKind value)
+    {
+        positionEncoding = value;
+        return this;
+    }
+
+    /// <summary>Longest sequence that the backbone takes, in one call or with a state. Default no limit.</summary>
+    /// <param name="value">Tokens, at least 1; null means no limit.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithMaxLength(long? value)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(value ?? 1, 1, nameof(value));
+        maxLength = value;
+        return this;
+    }
+
     /// <summary>Makes the backbone; weights come from torch's default generator (<c>torch.manual_seed</c>).</summary>
     /// <returns>The backbone.</returns>
-    /// <exception cref="ArgumentException">A mixer of the pattern is unknown, or options are given for a mixer that is not in it.</exception>
+    /// <exception cref="ArgumentException">A layer cannot be built, or options are given that no layer uses.</exception>
     public HybridBackbone Build()
     {
-        foreach (var name in mixerOptions.Keys)
+        RequireUse("options are", mixerOptions.Keys);
+        RequireUse("a factory is", factories.Keys);
+        RequireUse("block options are", blocksOf.Keys);
+        if (factories.Keys.FirstOrDefault(name => mixerOptions.ContainsKey(name) || MixerRegistry.TryGet(name, out _)) is { } taken)
         {
-            if (!pattern.Mixers.Contains(name))
-            {
-                throw new ArgumentException(
-                    $"BackboneBuilder: options are given for '{name}', but no layer has it; the layers are {string.Join(", ", pattern.Mixers)}.");
-            }
+            throw new ArgumentException($"BackboneBuilder: '{taken}' is a registered mixer or has options, and has a factory too; leave one out.");
         }
 
+        RequireFeedForwardUse();
+        var position = positionEncoding == PositionEncodingKind.None ? null : new PositionEncoding(positionEncoding, width, maxLength);
+        ResidualBlock[] blocks = [.. pattern.Mixers.Select(MakeBlock)];
+        return new HybridBackbone(width, inputWidth ?? width, pattern, blocks, output, block.NormEps, position, maxLength);
+    }
+
+    private void RequireUse(string what, IEnumerable<string> names)
+    {
+        if (names.FirstOrDefault(name => !pattern.Mixers.Contains(name)) is { } unused)
+        {
+            throw new ArgumentException(
+                $"BackboneBuilder: {what} given for '{unused}', but no layer has it; the layers are {string.Join(", ", pattern.Mixers)}.");
+        }
+    }
+
+    /// <summary>Throws where a feed-forward layer or experts are asked for that no layer would have.</summary>
+    private void RequireFeedForwardUse()
+    {
         experts?.Validate();
-        if (experts is not null && !Enumerable.Range(0, pattern.Count).Any(experts.IsExpertLayer))
+        if (pattern.StatesFeedForward)
+        {
+            RequireOwnLayer(block.FeedForward is not null, "a feed-forward layer is", LayerPattern.MlpName);
+            RequireOwnLayer(experts is not null, "options are", LayerPattern.ExpertsName);
+            if (experts is not (null or { ExpertEvery: 1, ExpertOffset: 0 }))
+            {
+                throw new ArgumentException("BackboneBuilder: the pattern says which layers are experts; ExpertEvery and ExpertOffset have no meaning beside it.");
+            }
+
+            return;
+        }
+
+        var expertLayers = experts is null ? 0 : Enumerable.Range(0, pattern.Count).Count(experts.IsExpertLayer);
+        if (experts is not null && expertLayers == 0)
         {
             throw new ArgumentException(
                 $"BackboneBuilder: options are given for experts, but none of the {pattern.Count} layers has them; the first would be layer {experts.ExpertOffset}.");
         }
 
-        if (experts is not null && block.FeedForward is not null && Enumerable.Range(0, pattern.Count).All(experts.IsExpertLayer))
+        if (block.FeedForward is not null && expertLayers == pattern.Count)
         {
             throw new ArgumentException(
                 "BackboneBuilder: a feed-forward layer is asked for, but experts take its place in every layer; leave one of them out.");
         }
 
-        return new HybridBackbone(width, inputWidth ?? width, pattern, [.. pattern.Mixers.Select(MakeBlock)], output, block.NormEps);
+        void RequireOwnLayer(bool given, string what, string name)
+        {
+            if (given && !pattern.Mixers.Contains(name))
+            {
+                throw new ArgumentException(
+                    $"BackboneBuilder: {what} given, but the pattern states its feed-forward layers and has no '{name}': {string.Join(", ", pattern.Mixers)}.");
+            }
+        }
     }
 
     private ResidualBlock MakeBlock(string name, int layer)
     {
         try
         {
-            var options = experts?.IsExpertLayer(layer) == true ? block with { FeedForward = null, MixtureOfExperts = experts } : block;
-            return new ResidualBlock(MixerRegistry.Create(name, width, OptionsFor(name)), options);
+            var options = BlockOf(name, layer);
+            return name is LayerPattern.MlpName or LayerPattern.ExpertsName
+                ? new ResidualBlock(width, options)
+                : new ResidualBlock(MakeMixer(name), options);
         }
         catch (ArgumentException error)
         {
             throw new ArgumentException($"BackboneBuilder: layer {layer} ('{name}') cannot be built: {error.Message}", error);
         }
+    }
+
+    private BlockOptions BlockOf(string name, int layer)
+    {
+        var options = blocksOf.GetValueOrDefault(name, block);
+        return name switch
+        {
+            LayerPattern.MlpName => options with { FeedForward = options.FeedForward ?? new() },
+            LayerPattern.ExpertsName => options with { FeedForward = null, MixtureOfExperts = experts ?? new() },
+            _ when pattern.StatesFeedForward => options with { FeedForward = null },
+            _ when experts?.IsExpertLayer(layer) == true => options with { FeedForward = null, MixtureOfExperts = experts },
+            _ => options,
+        };
+    }
+
+    private SequenceMixer MakeMixer(string name)
+    {
+        if (name == LayerPattern.CustomName && !factories.ContainsKey(name))
+        {
+            throw new ArgumentException($"'{name}' needs a factory; a registered mixer goes by its own name.");
+        }
+
+        var mixer = factories.TryGetValue(name, out var create) ? create(width) : MixerRegistry.Create(name, width, OptionsFor(name));
+        MixerProbe.Check(mixer, width);
+        return mixer;
     }
 
     /// <summary>

@@ -23,9 +23,13 @@ public enum BackboneOutput
 public sealed class HybridBackbone : Module<Tensor, Tensor>
 {
     private readonly BackboneOutput output;
+    private readonly long? maxLength;
 
     [ComponentName(Name = "input_proj")]
     private readonly Linear? inputProjection;
+
+    [ComponentName(Name = "position")]
+    private readonly PositionEncoding? position;
 
     [ComponentName(Name = "layers")]
     private readonly ModuleList<ResidualBlock> layers;
@@ -33,13 +37,23 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     [ComponentName(Name = "norm_f")]
     private readonly RmsNorm finalNorm;
 
-    internal HybridBackbone(long width, long inputWidth, LayerPattern pattern, ResidualBlock[] blocks, BackboneOutput output, double normEps)
+    internal HybridBackbone(
+        long width,
+        long inputWidth,
+        LayerPattern pattern,
+        ResidualBlock[] blocks,
+        BackboneOutput output,
+        double normEps,
+        PositionEncoding? position,
+        long? maxLength)
         : base(nameof(HybridBackbone))
     {
         OutputSize = width;
         InputWidth = inputWidth;
         Pattern = pattern;
         this.output = output;
+        this.position = position;
+        this.maxLength = maxLength;
         inputProjection = inputWidth == width ? null : Linear(inputWidth, width);
         layers = new ModuleList<ResidualBlock>(blocks);
         finalNorm = new RmsNorm(width, normEps);
@@ -49,10 +63,10 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <summary>Width of the input.</summary>
     public long InputWidth { get; }
 
-    /// <summary>Width D of the output.</summary>
+    /// <summary>Width D of the output: the hidden size.</summary>
     public long OutputSize { get; }
 
-    /// <summary>Which mixer each layer has.</summary>
+    /// <summary>What each layer is.</summary>
     public LayerPattern Pattern { get; }
 
     /// <summary>The blocks, first layer first.</summary>
@@ -138,8 +152,9 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
 
         using var scope = NewDisposeScope();
         var state = RequireState(context.State, input.size(0));
-        state?.EnsureRoom(input.size(1), context.Lengths);
+        RequireRoom(state, input.size(1), context.Lengths);
         var x = inputProjection?.call(input) ?? input;
+        x = position?.Add(x, context) ?? x;
         for (var i = 0; i < layers.Count; i++)
         {
             x = layers[i].forward(x, context.WithState(state?.Parts[i]), balanceLosses);
@@ -149,6 +164,17 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         state?.Advance(input.size(1), context.Lengths);
         x = finalNorm.call(x);
         return (output == BackboneOutput.Last ? LastPositions(x, context) : x).MoveToOuterDisposeScope();
+    }
+
+    private void RequireRoom(CompositeState? state, long time, IReadOnlyList<long>? lengths)
+    {
+        var total = state?.PositionAfter(time, lengths) ?? time;
+        if (total > maxLength)
+        {
+            throw new ArgumentException($"HybridBackbone: the sequence would have {total} tokens; seq_len is {maxLength}.");
+        }
+
+        state?.EnsureRoom(time, lengths);
     }
 
     private CompositeState? RequireState(MixerState? state, long batchSize)

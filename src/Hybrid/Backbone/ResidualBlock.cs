@@ -1,4 +1,5 @@
 using Hybrid.Layers;
+using Hybrid.Routing;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using static TorchSharp.torch;
@@ -24,6 +25,13 @@ public sealed record BlockOptions
     /// <summary>Experts in the place of the feed-forward layer, which they exclude; null leaves them out.</summary>
     public MixtureOfExpertsOptions? MixtureOfExperts { get; init; }
 
+    /// <summary>
+    /// Keeps only the input of the block between forward and backward, which computes the block again (Chen et al., arXiv 1604.06174): less
+    /// memory for about a third more time, the same gradients. Default false. Only while autograd records; a block then takes no state,
+    /// and no router can be in it, which might route the second run another way.
+    /// </summary>
+    public bool UseGradientCheckpointing { get; init; }
+
     /// <summary>Throws where a value is out of its range.</summary>
     public void Validate()
     {
@@ -38,17 +46,19 @@ public sealed record BlockOptions
 
 /// <summary>
 /// A mixer with its norm and residual, and optionally a feed-forward layer or experts with their own: <c>x + mixer(norm x)</c>, then
-/// <c>x + ffn(norm x)</c>. Post-norm: <c>norm(x + mixer x)</c>. The state is the mixer's.
+/// <c>x + ffn(norm x)</c>. Post-norm: <c>norm(x + mixer x)</c>. The state is the mixer's. A block may also have no mixer, the second branch
+/// alone: the MLP and expert layers of Nemotron-H.
 /// </summary>
 public sealed class ResidualBlock : SequenceMixer
 {
     private readonly bool preNorm;
+    private readonly bool checkpointed;
 
     [ComponentName(Name = "norm")]
-    private readonly RmsNorm mixerNorm;
+    private readonly RmsNorm? mixerNorm;
 
     [ComponentName(Name = "mixer")]
-    private readonly SequenceMixer mixer;
+    private readonly SequenceMixer? mixer;
 
     [ComponentName(Name = "ffn_norm")]
     private readonly RmsNorm? feedForwardNorm;
@@ -61,44 +71,76 @@ public sealed class ResidualBlock : SequenceMixer
 
     /// <param name="mixer">The mixer; the block takes it over.</param>
     /// <param name="options">Norm, dropout and feed-forward; null means the defaults.</param>
+    /// <exception cref="ArgumentException">An option is out of its range, or gradient checkpointing meets a router.</exception>
     public ResidualBlock(SequenceMixer mixer, BlockOptions? options = null)
-        : base(nameof(ResidualBlock), mixer.Width)
+        : this(mixer.Width, mixer, options ?? new BlockOptions())
     {
-        options ??= new BlockOptions();
+    }
+
+    /// <summary>Makes a block without a mixer: <c>x + ffn(norm x)</c>.</summary>
+    /// <param name="width">Model width D; at least 1.</param>
+    /// <param name="options">Norm and dropout, and the feed-forward layer or the experts.</param>
+    /// <exception cref="ArgumentException">An option is out of its range, or there is neither a feed-forward layer nor experts.</exception>
+    public ResidualBlock(long width, BlockOptions options)
+        : this(width, null, options)
+    {
+    }
+
+    private ResidualBlock(long width, SequenceMixer? mixer, BlockOptions options)
+        : base(nameof(ResidualBlock), width)
+    {
         options.Validate();
         this.mixer = mixer;
         preNorm = options.PreNorm;
-        mixerNorm = new RmsNorm(Width, options.NormEps);
+        checkpointed = options.UseGradientCheckpointing;
+        mixerNorm = mixer is null ? null : new RmsNorm(Width, options.NormEps);
         feedForward = (options.FeedForward, options.MixtureOfExperts) switch
         {
             ({ } dense, _) => new FeedForward(Width, dense),
             (_, { } experts) => new MixtureOfExperts(Width, experts),
+            _ when mixer is null => throw new ArgumentException("ResidualBlock: a block without a mixer needs FeedForward or MixtureOfExperts."),
             _ => null,
         };
         feedForwardNorm = feedForward is null ? null : new RmsNorm(Width, options.NormEps);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         RegisterComponents();
+        if (checkpointed && modules().OfType<HybridAttention>().Any())
+        {
+            throw new ArgumentException(
+                "ResidualBlock: gradient checkpointing runs a block twice, and a router would count twice and might route the second run another way; leave one out.");
+        }
     }
 
-    /// <summary>The mixer inside.</summary>
-    public SequenceMixer Mixer => mixer;
+    /// <summary>The mixer inside; null where the block has none.</summary>
+    public SequenceMixer? Mixer => mixer;
 
     /// <summary>The experts in the place of the feed-forward layer, or null.</summary>
     public MixtureOfExperts? Experts => feedForward as MixtureOfExperts;
 
-    /// <summary>Number of branches that write into the residual stream: 2 with a feed-forward layer or experts, else 1.</summary>
-    internal int Branches => feedForward is null ? 1 : 2;
+    /// <summary>Number of branches that write into the residual stream: the mixer, and the feed-forward layer or the experts.</summary>
+    internal int Branches => mixer is null || feedForward is null ? 1 : 2;
 
     /// <inheritdoc/>
-    public override IEnumerable<Parameter> ResidualOutputWeights => feedForward switch
+    public override IEnumerable<Parameter> ResidualOutputWeights
     {
-        FeedForward dense => mixer.ResidualOutputWeights.Append(dense.ResidualOutputWeight),
-        MixtureOfExperts experts => mixer.ResidualOutputWeights.Concat(experts.ResidualOutputWeights),
-        _ => mixer.ResidualOutputWeights,
-    };
+        get
+        {
+            var ofMixer = mixer?.ResidualOutputWeights ?? [];
+            return feedForward switch
+            {
+                FeedForward dense => ofMixer.Append(dense.ResidualOutputWeight),
+                MixtureOfExperts experts => ofMixer.Concat(experts.ResidualOutputWeights),
+                _ => ofMixer,
+            };
+        }
+    }
 
     /// <inheritdoc/>
-    public override MixerState CreateState(long batchSize) => mixer.CreateState(batchSize);
+    public override MixerState CreateState(long batchSize)
+    {
+        ValidateBatchSize(batchSize);
+        return mixer?.CreateState(batchSize) ?? new PositionState(batchSize);
+    }
 
     /// <inheritdoc/>
     public override Tensor forward(Tensor x, MixerContext context) => forward(x, context, null);
@@ -108,12 +150,32 @@ public sealed class ResidualBlock : SequenceMixer
     /// <param name="context">State, padding, packed rows.</param>
     /// <param name="balanceLosses">Receives the loss if the block has experts, in the caller's dispose scope; null computes none.</param>
     /// <returns>[B, T, D].</returns>
-    internal Tensor forward(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
+    internal Tensor forward(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses) =>
+        checkpointed && is_grad_enabled()
+            ? GradientCheckpoint.Run(this, Run, x, context, Experts is null ? null : balanceLosses)
+            : Run(x, context, balanceLosses);
+
+    private Tensor Run(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
     {
         using var scope = NewDisposeScope();
-        var mixed = Residual(x, mixerNorm, input => mixer.forward(input, context));
+        if (mixer is null)
+        {
+            return RunAlone(x, context, balanceLosses).MoveToOuterDisposeScope();
+        }
+
+        var mixed = Residual(x, mixerNorm!, input => mixer.forward(input, context));
         var output = feedForward is null ? mixed : Residual(mixed, feedForwardNorm!, input => RunFeedForward(input, balanceLosses));
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The feed-forward branch without a mixer, which would have checked the input and counted the tokens.</summary>
+    private Tensor RunAlone(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
+    {
+        var batch = MixerBatch.Begin(this, x, context, feedForwardNorm!.parameters().First().dtype);
+        var state = RequireState<PositionState>(context.State, batch.Size);
+        var output = Residual(batch.Input, feedForwardNorm, input => RunFeedForward(input, balanceLosses));
+        state?.Advance(batch.Length, batch.Lengths);
+        return batch.End(output);
     }
 
     private Tensor RunFeedForward(Tensor input, ICollection<Tensor>? balanceLosses)

@@ -7,14 +7,14 @@ namespace Hybrid.Configuration;
 internal static class ConfigValue
 {
     /// <summary>What stands for null where an option may be left to the library: <c>dt_rank = "auto"</c>.</summary>
-    private const string Automatic = "auto";
+    public const string Automatic = "auto";
 
     /// <summary>The value of an entry as a type that <see cref="OptionProperty.IsValue"/> knows.</summary>
-    /// <returns>The value; null only for "auto" at a number that may be null.</returns>
+    /// <returns>The value; null only for "auto" at a number or a list that may be null.</returns>
     /// <exception cref="HybridConfigException">The value is of another kind or too large.</exception>
     public static object? Convert(ConfigEntry entry, Type type)
     {
-        if (entry.Value is Automatic && Nullable.GetUnderlyingType(type) is not null)
+        if (entry.Value is Automatic && (Nullable.GetUnderlyingType(type) ?? OptionProperty.ElementOf(type)) is not null)
         {
             return null;
         }

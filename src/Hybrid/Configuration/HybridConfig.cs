@@ -1,11 +1,12 @@
+using Hybrid.Backbone;
 using Hybrid.Modeling;
 using Hybrid.Training;
 
 namespace Hybrid.Configuration;
 
 /// <summary>
-/// A configuration in TOML: <c>[model]</c> describes a language model, <c>[training]</c> a run that trains it, <c>[modules]</c> a stack of
-/// named modules. The options are the records that the constructors take. Two configurations are equal where their TOML is; where
+/// A configuration in TOML: <c>[model]</c> describes a language model, <c>[training]</c> a run that trains it, <c>[backbone]</c> a stack
+/// of layers without a vocabulary, <c>[modules]</c> a stack of named modules. The options are the records that the constructors take. Two configurations are equal where their TOML is; where
 /// they came from does not count.
 /// </summary>
 public sealed record HybridConfig
@@ -19,6 +20,9 @@ public sealed record HybridConfig
     /// <summary>The training run; null where there is no [training].</summary>
     public TrainingOptions? Training { get; init; }
 
+    /// <summary>The backbone; null where there is no [backbone].</summary>
+    public BackboneOptions? Backbone { get; init; }
+
     /// <summary>The stack of modules; null where there is no [modules].</summary>
     public ModuleStackOptions? Modules { get; init; }
 
@@ -30,7 +34,7 @@ public sealed record HybridConfig
     public static HybridConfig Load(string path) => Parse(File.ReadAllText(path), path);
 
     /// <summary>Reads a text.</summary>
-    /// <param name="toml">The text; it must hold [model] or [modules].</param>
+    /// <param name="toml">The text; it must hold [model], [backbone] or [modules].</param>
     /// <param name="sourceName">What error texts call it.</param>
     /// <returns>The configuration, validated.</returns>
     /// <exception cref="HybridConfigException">The text is not TOML, or a key or a value in it is wrong.</exception>

@@ -1,5 +1,3 @@
-using Hybrid.Backbone;
-using Hybrid.Modeling;
 using Hybrid.Routing;
 using Hybrid.Training;
 
@@ -12,18 +10,20 @@ internal static class HybridConfigReader
     public static HybridConfig Read(string toml, string sourceName)
     {
         var root = ConfigTable.Parse(toml, sourceName);
-        root.RejectUnknown(["model", "training", "modules"]);
-        var (model, training, modules) = (root.FindTable("model"), root.FindTable("training"), root.FindTable("modules"));
-        if (model is null && modules is null)
+        root.RejectUnknown(["model", "training", "backbone", "modules"]);
+        var (model, training) = (root.FindTable("model"), root.FindTable("training"));
+        var (backbone, modules) = (root.FindTable("backbone"), root.FindTable("modules"));
+        if (model is null && backbone is null && modules is null)
         {
-            throw root.Place.Wrong("[model] or [modules]", "neither");
+            throw root.Place.Wrong("[model], [backbone] or [modules]", "none of them");
         }
 
         return new HybridConfig
         {
             SourceName = sourceName,
-            Model = model is null ? null : ReadModel(model),
+            Model = model is null ? null : LayersSection.ReadModel(model),
             Training = training is null ? null : ReadTraining(training),
+            Backbone = backbone is null ? null : LayersSection.ReadBackbone(backbone),
             Modules = modules is null ? null : ModulesSection.Read(modules),
         };
     }
@@ -60,65 +60,5 @@ internal static class HybridConfigReader
         var options = (TrainingOptions)OptionsBinder.Bind(table, typeof(TrainingOptions));
         OptionsBinder.Validate(options, table, table.Place, width: 0);
         return options;
-    }
-
-    private static LanguageModelOptions ReadModel(ConfigTable table)
-    {
-        var options = (LanguageModelOptions)OptionsBinder.Bind(table, typeof(LanguageModelOptions), alsoKnown: MixerRegistry.Names);
-        OptionsBinder.Validate(options, table, table.Place, options.HiddenSize);
-        if (options.Backbone is not null)
-        {
-            Registration(table.Find("backbone")!.Place, options.Backbone);
-        }
-
-        for (var i = 0; i < options.Layers?.Count; i++)
-        {
-            Registration(ConfigValue.Element(table.Find("layers")!, i).Place, options.Layers[i]);
-        }
-
-        return options with { Mixers = ReadMixers(table, ReadPattern(table, options), options.HiddenSize) };
-    }
-
-    private static LayerPattern ReadPattern(ConfigTable table, LanguageModelOptions options)
-    {
-        try
-        {
-            return options.ResolvePattern();
-        }
-        catch (ArgumentException error)
-        {
-            // The layers are stated in one way, which is then to blame, or in more than one.
-            ConfigEntry?[] ways = [table.Find("layers"), table.Find("attention_every"), table.Find("attention_layers")];
-            throw ways.OfType<ConfigEntry>().ToArray() is [var way]
-                ? OptionsBinder.Wrong(error, options, way.Place, way.Value)
-                : OptionsBinder.Wrong(error, options, table.Place, null);
-        }
-    }
-
-    private static Dictionary<string, object> ReadMixers(ConfigTable table, LayerPattern pattern, long width)
-    {
-        var mixers = new Dictionary<string, object>(StringComparer.Ordinal);
-        var used = pattern.Mixers.Distinct().ToArray();
-        foreach (var name in table.Keys.Intersect(MixerRegistry.Names).Except(used))
-        {
-            var names = string.Join(", ", used);
-            throw table.Find(name)!.Place.Wrong(
-                $"a mixer of the layers: {names}", name, $"no layer has this mixer; the layers have {names}");
-        }
-
-        foreach (var name in used)
-        {
-            var optionsType = Registration(table.Place, name).OptionsType;
-            if (table.FindTable(name) is { } inner)
-            {
-                mixers[name] = ReadMixer(inner, optionsType, width);
-            }
-            else
-            {
-                OptionsBinder.Validate(Activator.CreateInstance(optionsType)!, null, table.Place.Under(name), width);
-            }
-        }
-
-        return mixers;
     }
 }

@@ -11,11 +11,12 @@ internal static class HybridConfigWriter
         var text = new StringBuilder();
         if (config.Model is { } model)
         {
-            WriteRecord(text, "model", model);
-            foreach (var (name, options) in model.Mixers.OrderBy(mixer => mixer.Key, StringComparer.Ordinal))
-            {
-                WriteRecord(text, $"model.{name}", options);
-            }
+            WriteLayered(text, "model", model, model.Mixers);
+        }
+
+        if (config.Backbone is { } backbone)
+        {
+            WriteLayered(text, "backbone", backbone, backbone.Mixers);
         }
 
         if (config.Training is { } training)
@@ -34,6 +35,15 @@ internal static class HybridConfigWriter
         }
 
         return text.ToString();
+    }
+
+    private static void WriteLayered(StringBuilder text, string path, object record, IReadOnlyDictionary<string, object> mixers)
+    {
+        WriteRecord(text, path, record);
+        foreach (var (name, options) in mixers.OrderBy(mixer => mixer.Key, StringComparer.Ordinal))
+        {
+            WriteRecord(text, $"{path}.{name}", options);
+        }
     }
 
     /// <summary>A table: values first, for what follows a sub-table would belong to that.</summary>

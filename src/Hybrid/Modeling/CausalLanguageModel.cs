@@ -18,6 +18,8 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
 {
     private const double InitialDeviation = 0.02;
 
+    private readonly bool hasExperts;
+
     [ComponentName(Name = "embedding")]
     private readonly TokenEmbedding embedding;
 
@@ -41,6 +43,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         embedding = new TokenEmbedding(options.VocabSize, options.HiddenSize, InitialDeviation);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         backbone = BuildBackbone(options);
+        hasExperts = backbone.Blocks.Any(block => block.Experts is not null);
         head = options.TieEmbeddings ? null : Linear(options.HiddenSize, options.VocabSize, hasBias: false);
         Tokenizer = options.VocabSize == ByteTokenizer.Vocabulary ? new ByteTokenizer() : null;
         RegisterComponents();
@@ -119,7 +122,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         }
 
         using var scope = NewDisposeScope();
-        var coefficient = training ? Options.MixtureOfExperts?.RouterAuxLossCoefficient ?? 0 : 0;
+        var coefficient = training && hasExperts ? (Options.MixtureOfExperts ?? new()).RouterAuxLossCoefficient : 0;
         var balanceLosses = coefficient > 0 ? new List<Tensor>() : null;
         var logits = Head(Hidden(input, MixerContext.None, balanceLosses)).view(-1, Options.VocabSize);
         var loss = functional.cross_entropy(logits, targets.reshape(-1));
@@ -157,7 +160,9 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
             DropoutRate = options.DropoutRate,
             PreNorm = options.PreNorm,
             FeedForward = options.FeedForward,
+            UseGradientCheckpointing = options.UseGradientCheckpointing,
         });
+        builder.WithPositions(options.PositionEncoding).WithMaxLength(options.MaxSeqLen);
         foreach (var name in pattern.Mixers.Distinct().Union(options.Mixers.Keys))
         {
             if (WithMaxLength(name, options.Mixers.GetValueOrDefault(name), options.MaxSeqLen) is { } mixerOptions)
@@ -177,6 +182,9 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
             case ("attention", null or AttentionOptions):
                 var attention = mixerOptions as AttentionOptions ?? new();
                 return attention with { MaxLength = attention.MaxLength ?? maxLength };
+            case ("parallel", null or ParallelMixerOptions):
+                var parallel = mixerOptions as ParallelMixerOptions ?? new();
+                return parallel with { AttentionConfig = parallel.AttentionConfig with { MaxLength = parallel.AttentionConfig.MaxLength ?? maxLength } };
             case ("hybrid_attention", null or HybridAttentionOptions):
                 var router = mixerOptions as HybridAttentionOptions ?? new();
                 return router with { AttentionConfig = router.AttentionConfig with { MaxLength = router.AttentionConfig.MaxLength ?? maxLength } };

@@ -36,51 +36,44 @@ public sealed record LanguageModelOptions
     /// <summary>Attention at every layer (counted from 1) that is a multiple of this; null means 3 unless the layers are given otherwise.</summary>
     public int? AttentionEvery { get; init; }
 
-    /// <summary>Attention at these layers, counted from 0; excludes <see cref="AttentionEvery"/>.</summary>
+    /// <summary>Attention at these layers, counted from 0; excludes the other ways to state the layers.</summary>
     public IReadOnlyList<int>? AttentionLayers { get; init; }
 
-    /// <summary>Mixer names, repeated until every layer has one; excludes the other ways to state the layers.</summary>
+    /// <summary>Parts of the backbone mixer and of attention, spread evenly; excludes the other ways.</summary>
+    public LayerRatio? Ratio { get; init; }
+
+    /// <summary>A symbol a layer, see <see cref="LayerPattern.FromSymbols"/>; excludes the other ways.</summary>
+    public string? HybridOverridePattern { get; init; }
+
+    /// <summary>Names, repeated until every layer has one; excludes the other ways.</summary>
     public IReadOnlyList<string>? Layers { get; init; }
 
-    /// <summary>The feed-forward layer of every block that has no experts; null leaves it out.</summary>
+    /// <summary>Absolute positions added to the embedding, learned ones for <see cref="MaxSeqLen"/> tokens. Default none.</summary>
+    public PositionEncodingKind PositionEncoding { get; init; }
+
+    /// <summary>Computes each block again in the backward pass, see <see cref="BlockOptions.UseGradientCheckpointing"/>. Default false.</summary>
+    public bool UseGradientCheckpointing { get; init; }
+
+    /// <summary>
+    /// The feed-forward layer of every block that has no experts, or, where the layers name them, of the layers "mlp"; null leaves it
+    /// out there, and means its defaults here.
+    /// </summary>
     public FeedForwardOptions? FeedForward { get; init; }
 
-    /// <summary>Experts, and which layers have them in the place of the feed-forward layer; null means none.</summary>
+    /// <summary>
+    /// Experts, and which layers have them in the place of the feed-forward layer, or, where the layers name them, those of the layers
+    /// "experts"; null means none there, and their defaults here.
+    /// </summary>
     public MixtureOfExpertsOptions? MixtureOfExperts { get; init; }
 
     /// <summary>Options records of mixers, by mixer name; a mixer without an entry has its defaults.</summary>
     public IReadOnlyDictionary<string, object> Mixers { get; init; } = new Dictionary<string, object>();
 
-    /// <summary>Which mixer each layer has.</summary>
+    /// <summary>What each layer is.</summary>
     /// <returns>The pattern.</returns>
     /// <exception cref="ArgumentException">The layers are stated in more than one way, or do not fit their number.</exception>
-    public LayerPattern ResolvePattern()
-    {
-        var ways = new (string Name, bool Given)[]
-        {
-            ("Layers", Layers is not null), ("AttentionEvery", AttentionEvery is not null), ("AttentionLayers", AttentionLayers is not null),
-        };
-        var given = ways.Where(way => way.Given).Select(way => way.Name).ToArray();
-        if (given.Length > 1)
-        {
-            throw new ArgumentException($"LanguageModelOptions: state the layers in one way only; got {string.Join(" and ", given)}.");
-        }
-
-        if (Layers is not null && Backbone is not null)
-        {
-            throw new ArgumentException("LanguageModelOptions: Layers name every mixer; Backbone has no meaning beside them.");
-        }
-
-        if (Layers is not null)
-        {
-            return LayerPattern.Cycle(NumLayers, Layers);
-        }
-
-        var backbone = Backbone ?? "mamba";
-        return AttentionLayers is not null
-            ? LayerPattern.At(NumLayers, AttentionLayers, backbone)
-            : LayerPattern.Every(NumLayers, AttentionEvery ?? 3, backbone);
-    }
+    public LayerPattern ResolvePattern() => new LayerStatement(
+        nameof(LanguageModelOptions), NumLayers, Backbone, AttentionEvery, AttentionLayers, Ratio, HybridOverridePattern, Layers).Resolve();
 
     /// <summary>Throws where a value is out of its range.</summary>
     public void Validate()

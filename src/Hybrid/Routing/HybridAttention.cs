@@ -93,7 +93,7 @@ public sealed class HybridAttention : SequenceMixer
     /// <summary>The mixer of a branch, without its norms.</summary>
     /// <param name="route">Which branch.</param>
     /// <returns>The mixer.</returns>
-    public SequenceMixer Branch(Route route) => Select(route) is ResidualBlock block ? block.Mixer : Select(route);
+    public SequenceMixer Branch(Route route) => Select(route) is ResidualBlock { Mixer: { } mixer } ? mixer : Select(route);
 
     /// <summary>What the router would decide for a sequence of this length now. Counts nothing.</summary>
     /// <param name="length">Length in tokens; at least 1.</param>

@@ -18,7 +18,7 @@ public class BackboneBuilderTests
         Assert.Equal("m m a m m a", backbone.Pattern.ToString());
         Assert.Equal(
             [typeof(MambaMixer), typeof(MambaMixer), typeof(MultiHeadAttention), typeof(MambaMixer), typeof(MambaMixer), typeof(MultiHeadAttention)],
-            backbone.Blocks.Select(block => block.Mixer.GetType()));
+            backbone.Blocks.Select(block => block.Mixer!.GetType()));
         Assert.Equal((16, 16), (backbone.InputWidth, backbone.OutputSize));
     }
 
@@ -108,5 +108,57 @@ public class BackboneBuilderTests
         var builder = new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(2, ["mamba"]))
             .WithBlocks(new BlockOptions { FeedForward = new() }).WithExperts(new MixtureOfExpertsOptions { NumExperts = 2, TopK = 1 });
         Assert.Contains("experts take its place in every layer", Assert.Throws<ArgumentException>(builder.Build).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void FeedForwardLayersThatNoLayerWouldHaveAreRefused()
+    {
+        var blocks = new BlockOptions { FeedForward = new() };
+        Expect("a feed-forward layer is given, but the pattern states its feed-forward layers and has no 'mlp': mamba, experts.", "ME", blocks, null);
+        Expect("options are given, but the pattern states its feed-forward layers and has no 'experts': mamba, mlp.", "M-", blocks, new());
+        Expect("the pattern says which layers are experts;", "ME", new(), new() { ExpertEvery = 2 });
+
+        static void Expect(string text, string symbols, BlockOptions blocks, MixtureOfExpertsOptions? experts)
+        {
+            var builder = new BackboneBuilder(8).WithPattern(LayerPattern.FromSymbols(symbols)).WithBlocks(blocks).WithExperts(experts);
+            Assert.StartsWith($"BackboneBuilder: {text}", Assert.Throws<ArgumentException>(builder.Build).Message, StringComparison.Ordinal);
+        }
+    }
+
+    [Fact]
+    public void AFactoryMakesAMixerForEachOfItsLayers()
+    {
+        var made = 0;
+        using var backbone = new BackboneBuilder(8).WithPattern(LayerPattern.Every(4, 2, "custom"))
+            .WithMixer("attention", new AttentionOptions { NumHeads = 2 })
+            .WithFactory("custom", width => new ScalingMixer(width, ++made)).Build();
+        Assert.Equal("custom a custom a", backbone.Pattern.ToString());
+        Assert.Equal(2, made);
+        Assert.IsType<ScalingMixer>(backbone.Blocks[2].Mixer);
+    }
+
+    [Fact]
+    public void AMixerOfTheUsersOwnIsTriedWhenTheBackboneIsBuilt()
+    {
+        Expect("BackboneBuilder: layer 0 ('custom') cannot be built: ScalingMixer: the width must be 8; got 4.", _ => new ScalingMixer(4, 1));
+        Expect(
+            "BackboneBuilder: layer 0 ('custom') cannot be built: WideningMixer: the output for Float32 [2, 3, 8] must be of the same type and shape; got Float32 [2, 3, 16].",
+            width => new WideningMixer(width));
+        Expect("BackboneBuilder: layer 0 ('custom') cannot be built: the factory must make a mixer of width 8; got null.", _ => null!);
+        var missing = Assert.Throws<ArgumentException>(new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(1, ["custom"])).Build);
+        Assert.Contains("'custom' needs a factory", missing.Message, StringComparison.Ordinal);
+        var reserved = Assert.Throws<ArgumentException>(() => MixerRegistry.Register<MambaOptions>("mlp", (width, _) => new ScalingMixer(width, 1)));
+        Assert.Contains("'mlp' has a meaning of its own", reserved.Message, StringComparison.Ordinal);
+
+        static void Expect(string text, Func<long, SequenceMixer> create) => Assert.Equal(
+            text,
+            Assert.Throws<ArgumentException>(new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(1, ["custom"])).WithFactory("custom", create).Build).Message);
+    }
+
+    private sealed class WideningMixer(long width) : SequenceMixer(nameof(WideningMixer), width)
+    {
+        public override MixerState CreateState(long batchSize) => new ScalingMixer.Counter(batchSize);
+
+        public override Tensor forward(Tensor x, MixerContext context) => cat([x, x], -1);
     }
 }

@@ -73,6 +73,51 @@ public class HybridBackboneTests
     }
 
     [Fact]
+    public void LayersWithoutAMixerAreDescribedCountedAndCarried()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var backbone = new BackboneBuilder(Width).WithPattern(LayerPattern.FromSymbols("M-*E"))
+            .WithBlocks(new BlockOptions { FeedForward = new() { IntermediateSize = 6 } })
+            .WithExperts(new() { NumExperts = 3, TopK = 1, IntermediateSize = 5 })
+            .WithMixer("attention", new AttentionOptions { NumHeads = 2 }).Build();
+        Assert.Equal([false, true, false, true], backbone.Blocks.Select(block => block.Mixer is null));
+        Assert.Equal([null, 6L, null, null], backbone.Blocks.Select(block => block.get_parameter("ffn.up_proj.weight")?.size(0)));
+        Assert.NotNull(backbone.Blocks[3].Experts);
+
+        // SwiGLU of 6 and a norm; a router, three experts of three matrices, and a norm.
+        var lines = backbone.Describe().Split(Environment.NewLine);
+        Assert.Equal(["1", "mlp", $"{(3 * 8 * 6) + 8}", "0"], Cells(lines[2]));
+        Assert.Equal(["3", "experts", $"{(3 * 8) + (3 * 3 * 5 * 8) + 8}", "0"], Cells(lines[4]));
+
+        var x = Values.Normal(3, 2, 11, Width);
+        using var state = backbone.CreateState(2);
+        var pieces = new[] { x.narrow(1, 0, 4), x.narrow(1, 4, 7) }
+            .Select(piece => backbone.forward(piece, new MixerContext { State = state })).ToArray();
+        TensorAssert.Close(backbone.call(x), cat(pieces, 1), 1e-5, "in pieces");
+        Assert.All(state.Parts, part => Assert.Equal(11, part.Position));
+
+        static string[] Cells(string line)
+        {
+            var cells = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+            return [cells[0], cells[1], cells[^2], cells[^1]];
+        }
+    }
+
+    [Theory]
+    [InlineData(1, 3)]
+    [InlineData(4, 0)]
+    public void AttentionAtEveryLayerOrAtNone(int every, int attentionLayers)
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var backbone = new BackboneBuilder(2 * Width).WithPattern(LayerPattern.Every(3, every)).Build();
+        Assert.Equal(attentionLayers, backbone.Blocks.Count(block => block.Mixer is MultiHeadAttention));
+        Assert.Equal(3 - attentionLayers, backbone.Blocks.Count(block => block.Mixer is MambaMixer));
+        Assert.Equal([2, 5, 2 * Width], backbone.call(Values.Normal(1, 2, 5, 2 * Width)).shape);
+    }
+
+    [Fact]
     public void AnInputOfAnotherWidthIsProjected()
     {
         using var scope = NewDisposeScope();

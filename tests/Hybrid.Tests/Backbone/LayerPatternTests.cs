@@ -32,6 +32,22 @@ public class LayerPatternTests
         Assert.Equal("g g", LayerPattern.At(2, [], "gru").ToString());
     }
 
+    [Theory]
+    [InlineData(3, "m m m")]
+    [InlineData(4, "m m m a")]
+    [InlineData(12, "m m m a m m m a m m m a")]
+    public void AtWithoutLayersIsEveryFourth(int layers, string expected) => Assert.Equal(expected, LayerPattern.At(layers, null).ToString());
+
+    [Fact]
+    public void SymbolsNameALayerEach()
+    {
+        var pattern = LayerPattern.FromSymbols("MG-*EM");
+        Assert.Equal(["mamba", "gated_delta_net", "mlp", "attention", "experts", "mamba"], pattern.Mixers);
+        Assert.True(pattern.StatesFeedForward);
+        Assert.Equal(["mamba2", "attention"], LayerPattern.FromSymbols("M*", "mamba2").Mixers);
+        Assert.False(LayerPattern.FromSymbols("M*").StatesFeedForward);
+    }
+
     [Fact]
     public void CycleRepeatsAndCutsTheList()
     {
@@ -67,6 +83,11 @@ public class LayerPatternTests
         Expect("each attention layer must be named once; got [1, 2, 1]", () => LayerPattern.At(4, [1, 2, 1]));
         Expect("a list for 2 layers must have 1..2 names; got 3", () => LayerPattern.Cycle(2, ["x", "y", "z"]));
         Expect("a list for 2 layers must have 1..2 names; got 0", () => LayerPattern.Cycle(2, []));
+
+        Expect("there must be at least 1 layer; got 0", () => LayerPattern.FromSymbols(""));
+        Expect(
+            "layer 2 of 'M*m-' must be M (mixer), * (attention), - (MLP), E (experts) or G (gated delta); got 'm'",
+            () => LayerPattern.FromSymbols("M*m-"));
 
         static void Expect(string text, Func<LayerPattern> make) =>
             Assert.StartsWith($"LayerPattern: {text}.", Assert.ThrowsAny<ArgumentException>(make).Message, StringComparison.Ordinal);

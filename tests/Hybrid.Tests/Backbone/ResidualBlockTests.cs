@@ -81,6 +81,30 @@ public class ResidualBlockTests
     }
 
     [Fact]
+    public void WithoutAMixerItIsTheSecondBranchAlone()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var block = new ResidualBlock(5, new BlockOptions { NormEps = 0.01, FeedForward = new() { IntermediateSize = 7 } });
+        using var feedForward = new FeedForward(5, new() { IntermediateSize = 7 });
+        using var norm = new RmsNorm(5, 0.01);
+        Assert.Equal(
+            ["ffn.down_proj.weight", "ffn.gate_proj.weight", "ffn.up_proj.weight", "ffn_norm.weight"],
+            block.state_dict().Keys.Order(StringComparer.Ordinal));
+        feedForward.load_state_dict(block.state_dict().Where(entry => entry.Key.StartsWith("ffn.", StringComparison.Ordinal))
+            .ToDictionary(entry => entry.Key[4..], entry => entry.Value));
+        var x = Values.Normal(1, 2, 3, 5);
+        TensorAssert.Identical(x + feedForward.call(norm.call(x)), block.call(x), "x + ffn(norm x)");
+        Assert.Null(block.Mixer);
+        Assert.Same(block.get_parameter("ffn.down_proj.weight"), Assert.Single(block.ResidualOutputWeights));
+        using var state = block.CreateState(2);
+        Assert.Equal((0, true), (state.ByteSize, state.CanTrim));
+        Assert.Contains(
+            "needs FeedForward or MixtureOfExperts",
+            Assert.Throws<ArgumentException>(() => new ResidualBlock(5, new BlockOptions())).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void TheStateIsTheMixers()
     {
         using var mamba = new ResidualBlock(new MambaMixer(8));

@@ -1,4 +1,5 @@
 using Hybrid.Attention;
+using Hybrid.Backbone;
 using Hybrid.Configuration;
 using Hybrid.Layers;
 using Hybrid.Mixers;
@@ -56,18 +57,14 @@ public class ConfigFilesTests
 
     private static void CheckJambaStyle(HybridConfig config)
     {
-        var pattern = config.Model!.ResolvePattern().Mixers;
-        Assert.Equal([7, 15], Enumerable.Range(0, pattern.Count).Where(i => pattern[i] == "attention"));
-        Assert.Equal(14, pattern.Count(name => name == "mamba"));
-        Assert.True(Assert.IsType<MambaOptions>(config.Model.Mixers["mamba"]).UseInnerNorms);
-        var attention = Assert.IsType<AttentionOptions>(config.Model.Mixers["attention"]);
+        var model = config.Model!;
+        Assert.True(Assert.IsType<MambaOptions>(model.Mixers["mamba"]).UseInnerNorms);
+        var attention = Assert.IsType<AttentionOptions>(model.Mixers["attention"]);
         Assert.False(attention.UseRope);
         Assert.True(attention.NumKeyValueHeads < attention.NumHeads);
-        Assert.NotNull(config.Training);
-
-        // The whole has 156 million parameters; a narrow copy has all of its parts.
-        var feedForward = config.Model.FeedForward! with { IntermediateSize = 16 };
-        RunModel(config.Model with { VocabSize = 50, HiddenSize = 24, FeedForward = feedForward }).Dispose();
+        Assert.Equal(PositionEncodingKind.None, model.PositionEncoding);
+        Assert.Equal([1, 3, 5, 7], Enumerable.Range(0, model.NumLayers).Where(model.MixtureOfExperts!.IsExpertLayer));
+        CheckFamily(config, "mamba mamba mamba mamba mamba mamba mamba attention");
     }
 
     private static void CheckMambaHybrid(HybridConfig config)

@@ -16,7 +16,7 @@ public class HybridConfigErrorTests
     [InlineData("[model]\n[model.mabma]\nd_state = 1", 2, 8, "model.mabma",
         null, "mabma", "[model] mabma: unknown table; did you mean 'mamba'?")]
     [InlineData("[model]\n\n[trainig]\nsteps = 1", 3, 2, "trainig",
-        "one of model, modules, training", "trainig", "trainig: unknown table; did you mean 'training'?")]
+        "one of backbone, model, modules, training", "trainig", "trainig: unknown table; did you mean 'training'?")]
     [InlineData("model.mamba = { d_conv = 4, \"d state\" = 1 }", 1, 29, "model.mamba.d state",
         null, "d state", "[model.mamba] d state: unknown key; did you mean 'd_state'?")]
     [InlineData("[model.hybrid_attention]\nnum_head = 2\n[model]\nlayers = ['hybrid_attention']", 2, 1, "model.hybrid_attention.num_head",
@@ -55,7 +55,17 @@ public class HybridConfigErrorTests
     [InlineData("[model]\nnum_layers = 1\nlayers = ['mamba', 'mamba']", 3, 1, "model.layers",
         null, "2", "[model] layers: a list for 1 layers must have 1..1 names; got 2")]
 
+    [InlineData("[model]\nnum_layers = 4\nhybrid_override_pattern = 'M*x-'", 3, 1, "model.hybrid_override_pattern",
+        "M (mixer), * (attention), - (MLP), E (experts) or G (gated delta)", "'x'",
+        "[model] hybrid_override_pattern: layer 2 of 'M*x-' must be M (mixer), * (attention), - (MLP), E (experts) or G (gated delta); got 'x'")]
+    [InlineData("[model]\nnum_layers = 3\nhybrid_override_pattern = 'M*'", 3, 1, "model.hybrid_override_pattern", null, "2, 'M*'",
+        "[model] hybrid_override_pattern: hybrid_override_pattern must have a symbol for each of the 3 layers; got 2, 'M*'")]
+    [InlineData("[model]\nratio.attention = 0", 2, 7, "model.ratio.attention", "at least 1", "0")]
+
     // Keys that do not go together.
+    [InlineData("[model]\nattention_every = 2\nattention_layers = 'auto'",
+        1, 2, "model", "state the layers in one way only", "attention_every and attention_layers",
+        "[model]: state the layers in one way only; got attention_every and attention_layers")]
     [InlineData("[model]\nlayers = ['mamba']\nattention_every = 2",
         1, 2, "model", "state the layers in one way only", "layers and attention_every",
         "[model]: state the layers in one way only; got layers and attention_every")]
@@ -73,8 +83,8 @@ public class HybridConfigErrorTests
         "a mixer of the layers: mamba", "attention", "[model] attention: no layer has this mixer; the layers have mamba")]
     [InlineData("[model]\nhidden_size = 64\n[model.mamba]\nhidden_size = 32", 4, 1, "model.mamba.hidden_size",
         "64, the hidden_size around it", "32")]
-    [InlineData("[training]\nsteps = 1", 1, 1, "", "[model] or [modules]", "neither", "expected [model] or [modules]; found neither")]
-    [InlineData("", 1, 1, "", "[model] or [modules]", "neither", "expected [model] or [modules]; found neither")]
+    [InlineData("[training]\nsteps = 1", 1, 1, "", "[model], [backbone] or [modules]", "none of them", "expected [model], [backbone] or [modules]; found none of them")]
+    [InlineData("", 1, 1, "", "[model], [backbone] or [modules]", "none of them", "expected [model], [backbone] or [modules]; found none of them")]
     public void AWrongFile_SaysWhereAndWhat(
         string toml, int line, int column, string key, string? expected, string found, string? message = null)
     {

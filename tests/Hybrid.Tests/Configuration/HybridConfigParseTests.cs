@@ -1,4 +1,5 @@
 using Hybrid.Attention;
+using Hybrid.Backbone;
 using Hybrid.Configuration;
 using Hybrid.Layers;
 using Hybrid.Mixers;
@@ -36,6 +37,8 @@ public class HybridConfigParseTests
             norm_eps = 1          # an integer does where a number is expected
             dropout_rate = 0.25
             pre_norm = false
+            position_encoding = "sinusoidal"
+            use_gradient_checkpointing = true
             backbone = "mamba"
             attention_layers = [1, 4]
             feed_forward = { kind = "gelu", intermediate_size = 99 }
@@ -49,12 +52,28 @@ public class HybridConfigParseTests
 
         Assert.Equal((1000, 64, 5, 256), (model.VocabSize, model.HiddenSize, model.NumLayers, model.MaxSeqLen));
         Assert.Equal((false, 1.0, 0.25, false), (model.TieEmbeddings, model.NormEps, model.DropoutRate, model.PreNorm));
+        Assert.Equal((PositionEncodingKind.Sinusoidal, true), (model.PositionEncoding, model.UseGradientCheckpointing));
         Assert.Equal(("mamba", null, null), (model.Backbone, model.AttentionEvery, model.Layers));
         Assert.Equal([1, 4], model.AttentionLayers!);
         Assert.Equal(new FeedForwardOptions { Kind = FeedForwardKind.Gelu, IntermediateSize = 99 }, model.FeedForward);
         Assert.Equal(["attention", "mamba"], model.Mixers.Keys.Order());
         Assert.Equal(new MambaOptions { DState = 7, Activation = Activation.Silu }, model.Mixers["mamba"]);
         Assert.Equal(new AttentionOptions { NumHeads = 4, NumKeyValueHeads = 2, QkLayernorm = true }, model.Mixers["attention"]);
+    }
+
+    [Theory]
+    [InlineData("attention_layers = 'auto'", "m m m a m m m a")]
+    [InlineData("attention_layers = []", "m m m m m m m m")]
+    [InlineData("ratio = { backbone = 3 }", "m m m a m m m a")]
+    [InlineData("ratio = { backbone = 1, attention = 1 }\nbackbone = 'gru'", "g a g a g a g a")]
+    [InlineData("hybrid_override_pattern = 'M-*EM-*E'\nbackbone = 'gru'", "gru mlp attention experts gru mlp attention experts")]
+    [InlineData("layers = ['mamba', 'mlp']", "mamba mlp mamba mlp mamba mlp mamba mlp")]
+    public void EveryWayToStateTheLayers(string keys, string layers)
+    {
+        var config = HybridConfig.Parse($"[model]\nnum_layers = 8\n{keys}");
+        var pattern = config.Model!.ResolvePattern();
+        Assert.Equal(layers, layers.Contains("mlp", StringComparison.Ordinal) ? string.Join(' ', pattern.Mixers) : pattern.ToString());
+        Assert.Equal(config, HybridConfig.Parse(config.ToToml()));
     }
 
     [Fact]

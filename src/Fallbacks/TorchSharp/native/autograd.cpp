@@ -7,7 +7,6 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <array>
 #include <utility>
 
 using torch::autograd::AutogradContext;
@@ -15,9 +14,6 @@ using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
 namespace {
-
-constexpr size_t slotCount = 16;
-using Slot = Optional<at::Tensor>;
 
 // Nodes are owned by shared_ptr in older versions and by intrusive_ptr in newer ones.
 template <class T>
@@ -35,7 +31,7 @@ ReleaseCallback releaseCallback;
 // What a node keeps for its managed backward; dies with the node. Saved tensors stay until then, also after a backward.
 struct NodeState : torch::CustomClassHolder {
   int64_t managed;
-  size_t tensors = 0;
+  size_t tensors = 0;  // arguments, each of which gets a gradient
   variable_list outputs, dirty, nonDifferentiable;
   std::vector<SavedVariable> saved;
   Optional<WeakNode> node;
@@ -46,8 +42,7 @@ struct NodeState : torch::CustomClassHolder {
 
 struct ManagedFunction : torch::autograd::Function<ManagedFunction> {
   // The managed forward has already run: this hands its outcome to the graph.
-  template <class... Slots>
-  static variable_list forward(AutogradContext* context, c10::intrusive_ptr<NodeState> state, Slots...) {
+  static variable_list forward(AutogradContext* context, c10::intrusive_ptr<NodeState> state, at::TensorList) {
     context->saved_data["state"] = c10::IValue::make_capsule(state);
     context->set_materialize_grads(false);  // the managed side makes the zeros
     context->mark_dirty(state->dirty);
@@ -63,11 +58,11 @@ struct ManagedFunction : torch::autograd::Function<ManagedFunction> {
 
     std::vector<Handle> handles;
     for (auto& gradient : received) handles.push_back(release(std::move(gradient)));
-    std::array<Handle, slotCount> returned{};
+    std::vector<Handle> returned(state.tensors);
     auto failure = backwardCallback(state.managed, &state, handles.data(), handles.size(), returned.data());
 
-    variable_list gradients(1 + slotCount);
-    for (size_t i = 0; i < slotCount; i++)
+    variable_list gradients(1 + state.tensors);
+    for (size_t i = 0; i < state.tensors; i++)
       if (returned[i]) gradients[1 + i] = at::Tensor(TensorPointer::reclaim(returned[i]));
     if (failure) throw std::runtime_error("managed exception " + std::to_string(failure));
     return gradients;
@@ -78,11 +73,6 @@ variable_list borrowAll(const Handle* handles, int32_t count) {
   variable_list tensors;
   for (int32_t i = 0; i < count; i++) tensors.push_back(borrow(handles[i]));
   return tensors;
-}
-
-template <size_t... I>
-variable_list applyNode(const c10::intrusive_ptr<NodeState>& state, std::array<Slot, slotCount>& slots, std::index_sequence<I...>) {
-  return ManagedFunction::apply(state, slots[I]...);
 }
 
 }  // namespace
@@ -103,15 +93,13 @@ struct FunctionCall {
 HY_EXPORT int32_t hy_function_apply(const FunctionCall* call, Handle* results) {
   return guarded(-1, [&] {
     auto state = c10::make_intrusive<NodeState>(call->managed);
-    TORCH_CHECK(call->inputCount <= static_cast<int32_t>(slotCount), "a custom function takes at most ", slotCount,
-                " tensors, got ", call->inputCount);
+    auto inputs = borrowAll(call->inputs, call->inputCount);
+    state->tensors = inputs.size();
     state->outputs = borrowAll(call->outputs, call->outputCount);
     state->dirty = borrowAll(call->dirty, call->dirtyCount);
     state->nonDifferentiable = borrowAll(call->nonDifferentiable, call->nonDifferentiableCount);
 
-    std::array<Slot, slotCount> slots;
-    for (int32_t i = 0; i < call->inputCount; i++) slots[i] = borrow(call->inputs[i]);
-    auto outputs = applyNode(state, slots, std::make_index_sequence<slotCount>());
+    auto outputs = ManagedFunction::apply(state, at::TensorList(inputs));
 
     for (auto& output : outputs)
       if (output.defined() && output.grad_fn() && !state->node) state->node.emplace(weaken(output.grad_fn()));

@@ -1,0 +1,257 @@
+using Hybrid.Attention;
+using Hybrid.Backbone;
+using Hybrid.Mixers;
+using Hybrid.Modeling;
+using Hybrid.Routing;
+using Hybrid.Tests.Infrastructure;
+using Hybrid.Tests.Layers;
+using Hybrid.Tests.Modeling;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Backbone;
+
+public class GradientCheckpointTests
+{
+    private const long Width = 12;
+
+    [Theory]
+    [InlineData("mamba")]
+    [InlineData("attention")]
+    [InlineData("mamba2")]
+    [InlineData("gated_delta_net")]
+    [InlineData("griffin_lru")]
+    [InlineData("rwkv")]
+    [InlineData("gru")]
+    [InlineData("parallel")]
+    [InlineData("mlp")]
+    public void GradientsAreThoseOfTheBlockBitForBit(string mixer)
+    {
+        using var scope = NewDisposeScope();
+        using var plain = Backbone(mixer, new BlockOptions());
+        using var checkpointed = Backbone(mixer, new BlockOptions { UseGradientCheckpointing = true });
+        AssertSameGradients(plain, checkpointed, MixerContext.None);
+        AssertSameGradients(plain, checkpointed, new MixerContext { Lengths = [17, 5, 1] });
+        AssertSameGradients(plain, checkpointed, new MixerContext { Lengths = [17, 5, 1], PaddingSide = PaddingSide.Left });
+    }
+
+    [Fact]
+    public void DropoutDrawsTheSameNumbersTwice_AndLeavesTheGeneratorAsItWouldBe()
+    {
+        using var scope = NewDisposeScope();
+        var attention = new AttentionOptions { NumHeads = 3, DropoutRate = 0.3 };
+        using var plain = Backbone("attention", new BlockOptions { DropoutRate = 0.4 }, attention);
+        using var checkpointed = Backbone("attention", new BlockOptions { DropoutRate = 0.4, UseGradientCheckpointing = true }, attention);
+        AssertSameGradients(plain, checkpointed, MixerContext.None);
+        manual_seed(5);
+        var (first, afterPlain) = (Gradients(plain, MixerContext.None), randn(3));
+        manual_seed(5);
+        var (second, afterCheckpointed) = (Gradients(checkpointed, MixerContext.None), randn(3));
+        manual_seed(6);
+        var other = Gradients(plain, MixerContext.None);
+        TensorAssert.Identical(afterPlain, afterCheckpointed, "random numbers after the backward pass");
+        TensorAssert.Identical(first["x"], second["x"], "the same seed");
+        Assert.True(TensorAssert.RelativeError(first["x"], other["x"]) > 1e-2, "the seed must matter, or the test says nothing");
+    }
+
+    [Fact]
+    public void PackedRowsMayBeFreedBeforeTheBackwardPass()
+    {
+        using var scope = NewDisposeScope();
+        using var plain = Backbone("mamba", new BlockOptions());
+        using var checkpointed = Backbone("mamba", new BlockOptions { UseGradientCheckpointing = true });
+        AssertSame(Run(plain), Run(checkpointed));
+
+        static Dictionary<string, Tensor> Run(HybridBackbone backbone)
+        {
+            var ids = tensor(new long[] { 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2 }).unsqueeze(0).repeat(3, 1);
+            return Gradients(backbone, new MixerContext { SequenceIds = ids }, afterForward: ids.Dispose);
+        }
+    }
+
+    [Fact]
+    public void TheModeOfTheForwardPassHoldsInTheBackwardPass()
+    {
+        using var scope = NewDisposeScope();
+        using var plain = Backbone("mamba", new BlockOptions { DropoutRate = 0.4 });
+        using var checkpointed = Backbone("mamba", new BlockOptions { DropoutRate = 0.4, UseGradientCheckpointing = true });
+        manual_seed(5);
+        var expected = Gradients(plain, MixerContext.None);
+        manual_seed(5);
+        AssertSame(expected, Gradients(checkpointed, MixerContext.None, afterForward: () => checkpointed.eval()));
+        Assert.All(checkpointed.Blocks, block => Assert.False(block.training));
+    }
+
+    [Fact]
+    public void FrozenParametersAndInputsGetNoGradient()
+    {
+        using var scope = NewDisposeScope();
+        using var backbone = Backbone("mamba", new BlockOptions { UseGradientCheckpointing = true });
+        var frozen = backbone.get_parameter("layers.0.mixer.in_proj.weight")!;
+        frozen.requires_grad_(false);
+        backbone.call(Values.Normal(1, 2, 5, Width)).sum().backward();
+        Assert.Null(frozen.grad);
+        Assert.All(
+            backbone.named_parameters().Where(entry => !ReferenceEquals(entry.parameter, frozen)),
+            entry => Assert.False(entry.parameter.grad is null, $"{entry.name} has no gradient"));
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void ALanguageModelWithExpertsHasTheSameLossAndGradients(bool training)
+    {
+        using var scope = NewDisposeScope();
+        var options = SmallModel.Options() with
+        {
+            NumLayers = 4, Layers = ["mamba", "attention"], DropoutRate = 0.2,
+            MixtureOfExperts = new() { NumExperts = 3, TopK = 2, IntermediateSize = 6, ExpertEvery = 2, RouterAuxLossCoefficient = 0.5 },
+            Mixers = new Dictionary<string, object> { ["attention"] = new AttentionOptions { NumHeads = 4 } },
+        };
+        using var plain = Model(options);
+        using var checkpointed = Model(options with { UseGradientCheckpointing = true });
+        Assert.Equal(Step(plain), Step(checkpointed));
+        foreach (var (name, parameter) in plain.named_parameters())
+        {
+            TensorAssert.Identical(parameter.grad!, checkpointed.get_parameter(name)!.grad!, name);
+        }
+
+        CausalLanguageModel Model(LanguageModelOptions options)
+        {
+            var model = SmallModel.Create(options);
+            model.train(training);
+            return model;
+        }
+
+        static double Step(CausalLanguageModel model)
+        {
+            manual_seed(9);
+            var loss = model.Loss(SmallModel.Tokens(2, 9), SmallModel.Tokens(2, 9, seed: 2));
+            loss.backward();
+            return loss.ToDouble();
+        }
+    }
+
+    [Fact]
+    public void LessMemoryIsHeldBetweenForwardAndBackward()
+    {
+        // Six layers with 1 MB an activation: what the graph keeps dwarfs what else moves in the process.
+        // Checkpoints go first: memory that the process has freed and not given back would count for neither.
+        var checkpointed = HeldBytes(new BlockOptions { FeedForward = new(), UseGradientCheckpointing = true });
+        var plain = HeldBytes(new BlockOptions { FeedForward = new() });
+        var found = $"{checkpointed / 1e6:f0} MB are held with checkpoints, {plain / 1e6:f0} MB without";
+        TestContext.Current.TestOutputHelper?.WriteLine(found);
+        Assert.True(checkpointed < plain / 3, found);
+
+        static long HeldBytes(BlockOptions blocks)
+        {
+            manual_seed(2);
+            using var backbone = new BackboneBuilder(128).WithPattern(LayerPattern.Every(6, 3)).WithBlocks(blocks).Build();
+            using var x = randn(2, 1024, 128);
+            GC.Collect();
+            var before = Environment.WorkingSet;
+            using var y = backbone.call(x);
+            var held = Environment.WorkingSet - before;
+            using var loss = y.sum();
+            loss.backward();
+            return held;
+        }
+    }
+
+    [Fact]
+    public void NoTensorIsLeftBehind()
+    {
+        using var backbone = Backbone("mamba", new BlockOptions { UseGradientCheckpointing = true, FeedForward = new() });
+        using var x = Values.Normal(1, 2, 5, Width);
+        Step();
+        var before = LiveTensors.Before();
+        for (var step = 0; step < 20; step++)
+        {
+            Step();
+        }
+
+        Assert.Equal(before, LiveTensors.Before());
+
+        void Step()
+        {
+            using var scope = NewDisposeScope();
+            backbone.call(x).sum().backward();
+        }
+    }
+
+    [Fact]
+    public void UnderNoGradItCarriesAState_WhileRecordingItRefusesOne()
+    {
+        using var scope = NewDisposeScope();
+        using var backbone = Backbone("mamba", new BlockOptions { UseGradientCheckpointing = true });
+        var x = Values.Normal(1, 3, 7, Width);
+        using var state = backbone.CreateState(3);
+        var error = Assert.Throws<NotSupportedException>(() => backbone.forward(x, new MixerContext { State = state }));
+        Assert.Contains("run under no_grad, or turn it off", error.Message, StringComparison.Ordinal);
+        Assert.All(state.Parts, part => Assert.Equal(0, part.Position));
+        using var guard = no_grad();
+        var pieces = new[] { x.narrow(1, 0, 3), x.narrow(1, 3, 4) }.Select(piece => backbone.forward(piece, new MixerContext { State = state }));
+        TensorAssert.Close(backbone.call(x), cat([.. pieces], 1), 1e-5, "in pieces");
+    }
+
+    [Fact]
+    public void ErrorsOfTheBlockAreThoseWithoutCheckpoints()
+    {
+        using var scope = NewDisposeScope();
+        using var block = new ResidualBlock(new MambaMixer(8), new BlockOptions { UseGradientCheckpointing = true, PreNorm = false });
+        Assert.StartsWith(
+            "MambaMixer: x must be [B, T, 8]", Assert.Throws<ArgumentException>(() => block.call(zeros(2, 5, 9))).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void ARouterIsRefused()
+    {
+        var error = Assert.Throws<ArgumentException>(
+            () => new ResidualBlock(new HybridAttention(16), new BlockOptions { UseGradientCheckpointing = true }));
+        Assert.Contains("a router would count twice", error.Message, StringComparison.Ordinal);
+    }
+
+    private static HybridBackbone Backbone(string mixer, BlockOptions blocks, object? options = null)
+    {
+        manual_seed(3);
+        var builder = new BackboneBuilder(Width).WithPattern(LayerPattern.Cycle(2, [mixer])).WithBlocks(blocks with { FeedForward = new() });
+        options ??= mixer switch
+        {
+            "attention" => new AttentionOptions { NumHeads = 3 },
+            "parallel" => new ParallelMixerOptions { AttentionConfig = new() { NumHeads = 3 } },
+            "mamba2" => new Mamba2Options { DState = 8, HeadDim = 6 },
+            "griffin_lru" => new GriffinOptions { NumHeads = 2 },
+            _ => null,
+        };
+        return (options is null ? builder : builder.WithMixer(mixer, options)).Build();
+    }
+
+    private static void AssertSameGradients(HybridBackbone plain, HybridBackbone checkpointed, MixerContext context)
+    {
+        manual_seed(5);
+        var expected = Gradients(plain, context);
+        manual_seed(5);
+        AssertSame(expected, Gradients(checkpointed, context));
+    }
+
+    private static void AssertSame(Dictionary<string, Tensor> expected, Dictionary<string, Tensor> actual)
+    {
+        Assert.Equal(expected.Keys.Order(), actual.Keys.Order());
+        Assert.All(expected, entry => TensorAssert.Identical(entry.Value, actual[entry.Key], entry.Key));
+    }
+
+    /// <summary>Output and gradients of a fixed projection of it.</summary>
+    private static Dictionary<string, Tensor> Gradients(HybridBackbone backbone, MixerContext context, Action? afterForward = null)
+    {
+        backbone.zero_grad();
+        var x = Values.Normal(1, 3, 17, Width).requires_grad_(true);
+        var y = backbone.forward(x, context);
+        afterForward?.Invoke();
+        (y * Values.Normal(2, 3, 17, Width)).sum().backward();
+        var results = backbone.named_parameters().ToDictionary(entry => entry.name, entry => entry.parameter.grad!.clone());
+        results["x"] = x.grad!;
+        results["y"] = y.detach();
+        return results;
+    }
+}
