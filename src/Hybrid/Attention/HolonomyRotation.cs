@@ -57,11 +57,12 @@ internal sealed class HolonomyRotation : nn.Module
     public IEnumerable<Parameter> Curvatures => curvature is null ? [] : [curvature];
 
     /// <summary>The rotations R = exp(A) of the heads.</summary>
-    /// <returns>float64 [H, K, K]: squared a dozen times for far positions, they must not lose digits.</returns>
-    public Tensor Rotations()
+    /// <param name="type">Float32 or float64.</param>
+    /// <returns>[H, K, K].</returns>
+    public Tensor Rotations(ScalarType type)
     {
         using var scope = NewDisposeScope();
-        var free = curvature!.to_type(ScalarType.Float64);
+        var free = curvature!.to_type(type);
         return linalg.matrix_exp((free - free.transpose(-2, -1)) / 2).MoveToOuterDisposeScope();
     }
 
@@ -88,19 +89,19 @@ internal sealed class HolonomyRotation : nn.Module
         }
 
         var precise = StatePrecision.Of(query.dtype);
-        var factor = isFree ? curvature! : Rotations();
-        return (query.to_type(precise).matmul(factor.to_type(precise)).to_type(query.dtype), key, null);
+        var factor = isFree ? curvature!.to_type(precise) : Rotations(precise);
+        return (query.to_type(precise).matmul(factor).to_type(query.dtype), key, null);
     }
 
     /// <summary>
     /// R^p by the binary digits of the position p: where digit j is set, one more factor R^(2^j). Any positions, T log T products of a
-    /// token with a matrix.
+    /// token with a matrix. Squared a dozen times for far positions, R must not lose digits, so the powers are float64.
     /// </summary>
     private (Tensor Query, Tensor Key) Transport(Tensor query, Tensor key, IReadOnlyList<long> starts)
     {
         var time = query.size(2);
         var positions = KeyVisibility.Consecutive(starts, time, query.device).unsqueeze(1).unsqueeze(-1);   // [B or 1, 1, T, 1]
-        var (type, power) = (query.dtype, Rotations());
+        var (type, power) = (query.dtype, Rotations(ScalarType.Float64));
         var precise = StatePrecision.Of(type);
         (query, key) = (query.to_type(precise), key.to_type(precise));
         for (var place = 1L; place <= starts.Max() + time - 1; place *= 2)

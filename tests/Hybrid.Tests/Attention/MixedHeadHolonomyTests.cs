@@ -22,7 +22,7 @@ public class MixedHeadHolonomyTests
     {
         using var rotation = Rotation(HolonomyKind.Orthogonal, deviation);
         using var scope = NewDisposeScope();
-        var turns = rotation.Rotations().to_type(ScalarType.Float32);
+        var turns = rotation.Rotations(ScalarType.Float32);
         var identity = eye(HeadWidth).unsqueeze(0).expand(2, HeadWidth, HeadWidth);
         TensorAssert.Close(identity, turns.transpose(1, 2).matmul(turns), Tolerance, "R^T R");
         Assert.True(TensorAssert.RelativeError(identity, turns) > 1e-3, "the rotation must turn something, or the test says nothing");
