@@ -14,18 +14,16 @@ internal static class Report
     public static void Print(IReadOnlyList<MixResult> results, ComparisonOptions options)
     {
         var times = new Table { Border = TableBorder.Rounded };
-        AddColumns(times, ["mix"], ["parameters", .. options.Lengths.Select(length => $"{length} tokens")]);
+        AddColumns(times, ["mix", "parameters", "call"], options.Lengths.Select(length => $"T = {length}"));
         var outputs = new Table { Border = TableBorder.Rounded };
         AddColumns(outputs, ["mix", "type", "heads"], ["mean", "std", "min", "max"]);
         var gradients = new Table { Border = TableBorder.Rounded };
         AddColumns(gradients, ["mix", "type", "heads"], ["in projection", "out projection", "own"]);
         foreach (var result in results)
         {
-            times.AddRow([
-                result.Name,
-                result.Parameters.ToString("#,0", CultureInfo.InvariantCulture),
-                .. result.Timings.Select(time => $"{Number(time.Forward)} / {Number(time.Training)}"),
-            ]);
+            var parameters = result.Parameters.ToString("#,0", CultureInfo.InvariantCulture);
+            times.AddRow([result.Name, parameters, "forward", .. result.Timings.Select(time => Number(time.Forward))]);
+            times.AddRow([result.Name, parameters, "and backward", .. result.Timings.Select(time => Number(time.Training))]);
             foreach (var head in result.Outputs)
             {
                 outputs.AddRow([result.Name, Name(head.Type), $"{head.Heads}", .. new[] { head.Mean, head.Std, head.Min, head.Max }.Select(Number)]);
@@ -38,7 +36,7 @@ internal static class Report
             }
         }
 
-        Show($"Median time of a call in ms, forward / forward and backward; batch {options.Batch}, width {options.Width}", times);
+        Show($"Median time of a call in ms; batch {options.Batch}, width {options.Width}", times);
         Show($"Outputs of the heads before the output projection, {options.Lengths[0]} tokens", outputs);
         Show($"Gradient norms of what belongs to the heads, {options.Lengths[0]} tokens", gradients);
     }

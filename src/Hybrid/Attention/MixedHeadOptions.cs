@@ -84,7 +84,10 @@ public sealed record MixedHeadOptions
     /// <summary>Dropout on attention weights and on the output while training. Default 0.</summary>
     public double DropoutRate { get; init; }
 
-    /// <summary>Longest sequence whose keys and values a state takes; in compat the length whose <c>T / 2 + 1</c> frequencies are learned. Default 2048.</summary>
+    /// <summary>
+    /// Longest sequence whose keys and values a state takes; in compat the length T whose <c>T / 2 + 1</c> frequencies are learned, between
+    /// which those of another length are interpolated. At least 2; default 2048.
+    /// </summary>
     public long MaxSeqLen { get; init; } = 2048;
 
     /// <summary>Whose numbers the layer reproduces. Default none.</summary>

@@ -28,6 +28,7 @@ internal sealed class SpectralFilter : nn.Module
     private readonly long lags;
     private readonly bool useDct;
     private readonly bool isPinned;
+    private readonly double binsToNyquist;
 
     [ComponentName(Name = "log_gain")]
     private readonly Parameter logGain;
@@ -44,11 +45,15 @@ internal sealed class SpectralFilter : nn.Module
     /// <param name="lags">Lags W of the causal kernel.</param>
     /// <param name="useDct">Real gains in a cosine transform.</param>
     /// <param name="useTokenGate">Scales each token's output by 1 + tanh(w v + b).</param>
-    /// <param name="isPinned">The phase is 0, and no parameter, at frequency 0 and at Nyquist, where a real filter has none.</param>
+    /// <param name="isPinned">
+    /// The phase is 0, and no parameter, at frequency 0 and at Nyquist, where a real filter has none. False: the frequencies are those of a
+    /// transform of length W, each with its phase.
+    /// </param>
     public SpectralFilter(long heads, long headWidth, long bins, long lags, bool useDct, bool useTokenGate, bool isPinned = true)
         : base(nameof(SpectralFilter))
     {
         (this.lags, this.useDct, this.isPinned) = (lags, useDct, isPinned);
+        binsToNyquist = isPinned ? bins - 1 : lags / 2.0;
         using var scope = NewDisposeScope();
         logGain = ModuleParameter.Own(zeros(heads, bins));
         phase = useDct ? null : ModuleParameter.Own(zeros(heads, isPinned ? bins - 2 : bins));
@@ -72,7 +77,7 @@ internal sealed class SpectralFilter : nn.Module
         return Impulse(useDct ? 2 * (lags - 1) : lags).narrow(-1, 0, lags).MoveToOuterDisposeScope();
     }
 
-    /// <summary><c>y_t = sum_(l &lt; W) kernel_l v_(t - l)</c>, gated.</summary>
+    /// <summary><c>y_t = sum_(l &lt; W) kernel_l v_(t - l)</c>, gated. Packed rows take a matrix [T, T] for each head.</summary>
     /// <param name="values">[B, T, H, K].</param>
     /// <param name="window">The W - 1 values before the first [B, W - 1, H K], oldest first; null at the start of a sequence.</param>
     /// <param name="sequenceIds">Packed rows: int64 [B, T], or null.</param>
@@ -187,7 +192,8 @@ internal sealed class SpectralFilter : nn.Module
     {
         var type = StatePrecision.Of(logGain.dtype);
         var bins = logGain.size(1);
-        var places = arange((length / 2) + 1, dtype: type, device: logGain.device) * (2.0 * (bins - 1) / length);
+        var places = arange((length / 2) + 1, dtype: type, device: logGain.device) * (2 * binsToNyquist / length);
+        places = places.clamp_max(bins - 1);
         var nearness = (arange(bins, dtype: type, device: logGain.device).unsqueeze(1) - places).abs().neg().add(1).clamp_min(0);
         var gain = logGain.to_type(type).matmul(nearness).exp();                         // [H, F]
         if (phase is null)
