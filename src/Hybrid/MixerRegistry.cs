@@ -31,6 +31,7 @@ public static class MixerRegistry
         ["gated_delta_net"] = Make<GatedDeltaNetOptions>((width, options) => new GatedDeltaNetMixer(width, options)),
         ["mamba2"] = Make<Mamba2Options>((width, options) => new Mamba2Mixer(width, options)),
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
+        ["mixed_heads"] = Make<MixedHeadOptions>((width, options) => new MixedHeadAttention(width, options)),
         ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
         ["parallel"] = Make<ParallelMixerOptions>((width, options) => new ParallelMixer(width, options)),
     };

@@ -45,7 +45,7 @@ public static partial class CausalConv1d
     }
 
     /// <summary>The window that ends at the last real token of each row; it reaches into the history of a short row.</summary>
-    private static Tensor LastInputs(Tensor extended, long count, long time, IReadOnlyList<long>? lengths)
+    internal static Tensor LastInputs(Tensor extended, long count, long time, IReadOnlyList<long>? lengths)
     {
         if (lengths is null)
         {
