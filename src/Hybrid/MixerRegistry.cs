@@ -31,6 +31,7 @@ public static class MixerRegistry
         ["mamba2"] = Make<Mamba2Options>((width, options) => new Mamba2Mixer(width, options)),
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
         ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
+        ["parallel_hybrid"] = Make<ParallelHybridOptions>((width, options) => new ParallelHybrid(width, options)),
     };
 
     /// <summary>All registered names, sorted.</summary>
