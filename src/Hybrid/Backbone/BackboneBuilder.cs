@@ -16,6 +16,7 @@ public sealed class BackboneBuilder
     private MixtureOfExpertsOptions? experts;
     private long? inputWidth;
     private BackboneOutput output = BackboneOutput.Sequence;
+    private bool stateBridges;
 
     /// <param name="width">Model width D; at least 1.</param>
     public BackboneBuilder(long width)
@@ -83,6 +84,15 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>A <see cref="StateBridge"/> at each change of the mixer from one layer to the next. Default none.</summary>
+    /// <param name="value">True for bridges.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithStateBridges(bool value = true)
+    {
+        stateBridges = value;
+        return this;
+    }
+
     /// <summary>Makes the backbone; weights come from torch's default generator (<c>torch.manual_seed</c>).</summary>
     /// <returns>The backbone.</returns>
     /// <exception cref="ArgumentException">A mixer of the pattern is unknown, or options are given for a mixer that is not in it.</exception>
@@ -110,7 +120,7 @@ public sealed class BackboneBuilder
                 "BackboneBuilder: a feed-forward layer is asked for, but experts take its place in every layer; leave one of them out.");
         }
 
-        return new HybridBackbone(width, inputWidth ?? width, pattern, [.. pattern.Mixers.Select(MakeBlock)], output, block.NormEps);
+        return new HybridBackbone(width, inputWidth ?? width, pattern, [.. pattern.Mixers.Select(MakeBlock)], output, block.NormEps, stateBridges);
     }
 
     private ResidualBlock MakeBlock(string name, int layer)

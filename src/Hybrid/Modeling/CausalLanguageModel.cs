@@ -154,7 +154,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
     private static HybridBackbone BuildBackbone(LanguageModelOptions options)
     {
         var pattern = options.ResolvePattern();
-        var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithExperts(options.MixtureOfExperts).WithBlocks(new BlockOptions
+        var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithExperts(options.MixtureOfExperts).WithStateBridges(options.StateBridge).WithBlocks(new BlockOptions
         {
             NormEps = options.NormEps,
             DropoutRate = options.DropoutRate,

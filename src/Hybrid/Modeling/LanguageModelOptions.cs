@@ -42,6 +42,9 @@ public sealed record LanguageModelOptions
     /// <summary>Mixer names, repeated until every layer has one; excludes the other ways to state the layers.</summary>
     public IReadOnlyList<string>? Layers { get; init; }
 
+    /// <summary>A state bridge at each change of the mixer from one layer to the next, of which there must be one. Default false.</summary>
+    public bool StateBridge { get; init; }
+
     /// <summary>The feed-forward layer of every block that has no experts; null leaves it out.</summary>
     public FeedForwardOptions? FeedForward { get; init; }
 

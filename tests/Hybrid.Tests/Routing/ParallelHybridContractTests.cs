@@ -67,15 +67,28 @@ internal static class SmallParallelHybrid
             FusionConfig = options.FusionConfig with { NumHeads = 2 },
         });
 
-    /// <summary>An adaptive layer whose choice depends much on small differences of the input.</summary>
+    /// <summary>
+    /// An adaptive layer whose gate goes by the variance v of the first tokens alone: logits 4 (0.75 - v), 0 and 4 (v - 1), so that
+    /// normal samples come down each path. (GELU leaves numbers above 4 as they are.)
+    /// </summary>
     public static ParallelHybrid Diverging(long decisionTokens)
     {
         var mixer = Make(new ParallelHybridOptions { Mode = ParallelHybridMode.Adaptive, DecisionTokens = decisionTokens });
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        mixer.get_parameter("analyser.fc3.weight")!.mul_(30);
-        mixer.get_parameter("analyser.fc3.bias")!.zero_();
+        Set("fc1.weight", 0, 1, 0, 0, 0, 0);
+        Set("fc1.bias", 4, 0);
+        Set("fc2.weight", 1, 0);
+        Set("fc2.bias", 0);
+        Set("fc3.weight", -4, 0, 4);
+        Set("fc3.bias", 4 * 4.75f, 0, -4 * 5);
         return mixer;
+
+        void Set(string name, params float[] values)
+        {
+            var parameter = mixer.get_parameter("analyser." + name)!;
+            parameter.copy_(tensor(values).view(parameter.shape));
+        }
     }
 
     /// <summary>Makes the gate prefer a path whatever the input.</summary>
