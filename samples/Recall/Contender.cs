@@ -6,10 +6,13 @@ using Hybrid.Routing;
 
 namespace Hybrid.Samples;
 
-/// <summary>A kind of model: its mixers, and the feed-forward width that gives it as many parameters as the others.</summary>
+/// <summary>
+/// A kind of model: two layers of a mixer and a feed-forward layer, whose width gives every model as many parameters. Attention has one
+/// head, as in Zoology, and rotary positions only where no recurrent layer tells it the order, as in Jamba.
+/// </summary>
 internal sealed record Contender(string Name, string[] Layers, bool StateBridge = false)
 {
-    private const long Heads = 2;
+    private const long Heads = 1;
 
     /// <summary>The models that are compared. The parallel hybrid has the largest mixers, so it sets the number of parameters.</summary>
     public static IReadOnlyList<Contender> All { get; } =
@@ -40,7 +43,7 @@ internal sealed record Contender(string Name, string[] Layers, bool StateBridge 
 
     private LanguageModelOptions Build(RecallTask task, long width, long feedForward)
     {
-        var (mamba, attention) = (new MambaOptions(), new AttentionOptions { NumHeads = Heads });
+        var (mamba, attention) = (new MambaOptions(), new AttentionOptions { NumHeads = Heads, UseRope = Layers.All(layer => layer == "attention") });
         var options = new Dictionary<string, object>
         {
             ["mamba"] = mamba,

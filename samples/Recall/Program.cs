@@ -3,7 +3,8 @@ using Hybrid.Samples;
 
 const string Both = "both";
 var task = new Option<string>("--task") { Description = "recall, induction or both.", DefaultValueFactory = _ => Both };
-var minutes = new Option<double>("--minutes") { Description = "Training time of all models together.", DefaultValueFactory = _ => 10 };
+var minutes = new Option<double>("--minutes") { Description = "Training time of all models together at most.", DefaultValueFactory = _ => 10 };
+var steps = new Option<int>("--steps") { Description = "Optimizer steps of a model at most.", DefaultValueFactory = _ => 1500 };
 var models = new Option<string[]>("--models")
 {
     Description = $"Which models, of {string.Join(", ", Contender.All.Select(contender => contender.Name))}; default: all.",
@@ -12,12 +13,12 @@ var models = new Option<string[]>("--models")
 var width = new Option<long>("--width") { Description = "Model width.", DefaultValueFactory = _ => 32 };
 var vocabulary = new Option<int>("--vocabulary") { Description = "Ids of associative recall.", DefaultValueFactory = _ => 512 };
 var length = new Option<int>("--length") { Description = "Tokens of a training sequence.", DefaultValueFactory = _ => 64 };
-var pairs = new Option<int>("--pairs") { Description = "Pairs of associative recall.", DefaultValueFactory = _ => 8 };
+var pairs = new Option<int>("--pairs") { Description = "Pairs of associative recall.", DefaultValueFactory = _ => 4 };
 var rate = new Option<double>("--rate") { Description = "Peak learning rate.", DefaultValueFactory = _ => 3e-3 };
 var seed = new Option<int>("--seed") { Description = "Seed of weights and sequences.", DefaultValueFactory = _ => 1 };
 var command = new RootCommand("Compares attention, Mamba and hybrids of equal size at recalling what a sequence said before.")
 {
-    task, minutes, models, width, vocabulary, length, pairs, rate, seed,
+    task, minutes, steps, models, width, vocabulary, length, pairs, rate, seed,
 };
 command.SetAction(parsed =>
 {
@@ -38,11 +39,11 @@ command.SetAction(parsed =>
     var budget = TimeSpan.FromMinutes(parsed.GetValue(minutes)) / (chosen.Length * contenders.Length);
     foreach (var current in chosen)
     {
-        Console.WriteLine($"{current.Name}; {budget.TotalSeconds:f0} s of training a model at most");
+        Console.WriteLine($"{current.Name}; {parsed.GetValue(steps)} steps and {budget.TotalSeconds:f0} s of training a model at most");
         var parameters = Contender.All[^1].Parameters(current, parsed.GetValue(width));
         var results = contenders.Select(contender => new RecallRun(
             current, contender, contender.Options(current, parsed.GetValue(width), parameters), parsed.GetValue(rate), parsed.GetValue(seed))
-            .Train(budget, Console.WriteLine)).ToArray();
+            .Train(parsed.GetValue(steps), budget, Console.WriteLine)).ToArray();
         Print(current, results);
     }
 

@@ -10,7 +10,7 @@ namespace Hybrid.Samples;
 /// <summary>What a run came to.</summary>
 internal sealed record RecallResult(Contender Contender, long Parameters, int Steps, TimeSpan Time, IReadOnlyList<double> Accuracies);
 
-/// <summary>Trains one model on one task until it answers nearly everything or its time is up.</summary>
+/// <summary>Trains one model on one task until it answers nearly everything, or its steps or its time are used up.</summary>
 internal sealed class RecallRun(RecallTask task, Contender contender, LanguageModelOptions options, double learningRate, int seed)
 {
     private const int BatchSize = 32;
@@ -23,16 +23,17 @@ internal sealed class RecallRun(RecallTask task, Contender contender, LanguageMo
     private readonly Random trainingRandom = new(seed);
     private readonly TrainingOptions training = new() { LearningRate = learningRate, MinLearningRate = learningRate / 10, WarmupSteps = WarmupSteps };
 
-    public RecallResult Train(TimeSpan budget, Action<string> report)
+    public RecallResult Train(int steps, TimeSpan budget, Action<string> report)
     {
         manual_seed(seed);
         using var model = new CausalLanguageModel(options);
         using var optimizer = LanguageModelTrainer.CreateOptimizer(model, training);
         var clock = Stopwatch.StartNew();
         var step = 0;
-        while (clock.Elapsed < budget)
+        while (step < steps && clock.Elapsed < budget)
         {
-            var loss = Step(model, optimizer, step++, clock.Elapsed / budget);
+            var loss = Step(model, optimizer, step, Math.Max((double)step / steps, clock.Elapsed / budget));
+            step++;
             if (step % EvaluateEvery == 0)
             {
                 var accuracy = Accuracy(model, task.TrainingLength);
@@ -48,7 +49,7 @@ internal sealed class RecallRun(RecallTask task, Contender contender, LanguageMo
         return new RecallResult(contender, model.CountParameters(), step, time, [.. task.TestLengths.Select(length => Accuracy(model, length))]);
     }
 
-    /// <summary>One optimizer step; the rate falls along a cosine over the time of the run.</summary>
+    /// <summary>One optimizer step; the rate falls along a cosine over the run.</summary>
     private double Step(CausalLanguageModel model, AdamW optimizer, int step, double progress)
     {
         using var scope = NewDisposeScope();
