@@ -10,7 +10,7 @@ public class ParallelHybridBenchmarks
 {
     private const long Width = 256;
 
-    private ParallelHybrid mixer = null!;
+    private SequenceMixer mixer = null!;
     private Tensor input = null!;
 
     [Params(512, 2047)]
@@ -24,8 +24,8 @@ public class ParallelHybridBenchmarks
     public void Setup()
     {
         manual_seed(1);
-        mixer = new ParallelHybrid(
-            Width, new ParallelHybridOptions { Mode = Path is null ? ParallelHybridMode.Weighted : ParallelHybridMode.Adaptive });
+        mixer = MixerRegistry.Create(
+            "parallel_hybrid", Width, new ParallelHybridOptions { Mode = Path is null ? ParallelHybridMode.Weighted : ParallelHybridMode.Adaptive });
         input = randn(1, Time, Width);
         if (Path is { } path)
         {
