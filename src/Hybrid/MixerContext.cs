@@ -44,6 +44,11 @@ public sealed record MixerContext
     /// </summary>
     public IReadOnlyList<long>? PrefixLengths { get; init; }
 
+    /// <summary>
+    /// Receives the scalars that layers want added to the training loss, in no dispose scope: the caller frees them. Null computes none.
+    /// </summary>
+    public ICollection<Tensor>? AuxiliaryLosses { get; init; }
+
     /// <summary>The same context for a layer with its own state.</summary>
     /// <param name="state">The layer's state.</param>
     /// <returns>A context with <paramref name="state"/> in place of the present one.</returns>

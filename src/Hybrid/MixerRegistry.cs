@@ -34,6 +34,7 @@ public static class MixerRegistry
         ["mixed_heads"] = Make<MixedHeadOptions>((width, options) => new MixedHeadAttention(width, options)),
         ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
         ["parallel"] = Make<ParallelMixerOptions>((width, options) => new ParallelMixer(width, options)),
+        ["parallel_hybrid"] = Make<ParallelHybridOptions>((width, options) => new ParallelHybrid(width, options)),
     };
 
     /// <summary>All registered names, sorted.</summary>

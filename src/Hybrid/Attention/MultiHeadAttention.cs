@@ -164,14 +164,22 @@ public sealed class MultiHeadAttention : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context)
+    public override Tensor forward(Tensor x, MixerContext context) => CrossAttend(x, x, context);
+
+    /// <summary>Causal cross attention: token t of one stream sees the tokens up to t of another.</summary>
+    /// <param name="queries">The stream that asks [B, T, D]; where it is not <paramref name="x"/> itself, its rows have no left padding.</param>
+    /// <param name="x">The stream of keys and values [B, T, D].</param>
+    /// <param name="context">State, padding and packed rows of both.</param>
+    /// <returns>[B, T, D].</returns>
+    internal Tensor CrossAttend(Tensor queries, Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, queryProjection.weight.dtype);
         var state = RequireState<KeyValueState>(context.State, batch.Size);
         state?.EnsureRoom(batch.Length, batch.Lengths);
 
-        var query = SplitHeads(queryProjection.call(batch.Input), heads, batch);         // [B, H, T, K]
+        var asking = ReferenceEquals(queries, x) ? batch.Input : queries;
+        var query = SplitHeads(queryProjection.call(asking), heads, batch);              // [B, H, T, K]
         var key = SplitHeads(keyProjection.call(batch.Input), keyValueHeads, batch);
         var value = SplitHeads(valueProjection.call(batch.Input), keyValueHeads, batch);
         if (options.QkLayernorm)

@@ -21,6 +21,7 @@ public sealed class BackboneBuilder
     private BackboneOutput output = BackboneOutput.Sequence;
     private PositionEncodingKind positionEncoding;
     private long? maxLength;
+    private bool stateBridges;
 
     /// <param name="width">Model width D; at least 1.</param>
     public BackboneBuilder(long width)
@@ -133,6 +134,15 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>A <see cref="StateBridge"/> at each change of the mixer from one layer to the next. Default none.</summary>
+    /// <param name="value">True for bridges.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithStateBridges(bool value = true)
+    {
+        stateBridges = value;
+        return this;
+    }
+
     /// <summary>Makes the backbone; weights come from torch's default generator (<c>torch.manual_seed</c>).</summary>
     /// <returns>The backbone.</returns>
     /// <exception cref="ArgumentException">A layer cannot be built, or options are given that no layer uses.</exception>
@@ -149,7 +159,7 @@ public sealed class BackboneBuilder
         RequireFeedForwardUse();
         var position = positionEncoding == PositionEncodingKind.None ? null : new PositionEncoding(positionEncoding, width, maxLength);
         ResidualBlock[] blocks = [.. pattern.Mixers.Select(MakeBlock)];
-        return new HybridBackbone(width, inputWidth ?? width, pattern, blocks, output, block.NormEps, position, maxLength);
+        return new HybridBackbone(width, inputWidth ?? width, pattern, blocks, output, block.NormEps, position, maxLength, stateBridges);
     }
 
     private void RequireUse(string what, IEnumerable<string> names)

@@ -1,4 +1,5 @@
 using Hybrid.Layers;
+using Hybrid.Routing;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using static TorchSharp.torch;
@@ -34,6 +35,9 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     [ComponentName(Name = "layers")]
     private readonly ModuleList<ResidualBlock> layers;
 
+    [ComponentName(Name = "state_bridge")]
+    private readonly StateBridges? bridges;
+
     [ComponentName(Name = "norm_f")]
     private readonly RmsNorm finalNorm;
 
@@ -45,7 +49,8 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         BackboneOutput output,
         double normEps,
         PositionEncoding? position,
-        long? maxLength)
+        long? maxLength,
+        bool stateBridges)
         : base(nameof(HybridBackbone))
     {
         OutputSize = width;
@@ -56,6 +61,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         this.maxLength = maxLength;
         inputProjection = inputWidth == width ? null : Linear(inputWidth, width);
         layers = new ModuleList<ResidualBlock>(blocks);
+        bridges = stateBridges ? new StateBridges(width, pattern) : null;
         finalNorm = new RmsNorm(width, normEps);
         RegisterComponents();
     }
@@ -71,6 +77,9 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
 
     /// <summary>The blocks, first layer first.</summary>
     public IReadOnlyList<ResidualBlock> Blocks => [.. layers];
+
+    /// <summary>The bridge before each layer, first layer first; null where there is none.</summary>
+    public IReadOnlyList<StateBridge?> Bridges => bridges?.OfLayers ?? new StateBridge?[layers.Count];
 
     /// <summary>Number of parameters, counted from the module.</summary>
     /// <returns>The number of scalar weights.</returns>
@@ -123,8 +132,9 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
 
     /// <summary>Creates the state of all layers for sequences that have seen no token yet.</summary>
     /// <param name="batchSize">Number of sequences B; at least 1.</param>
-    /// <returns>The state; the caller disposes it.</returns>
-    public CompositeState CreateState(long batchSize) => new(batchSize, layers.Select(layer => layer.CreateState(batchSize)));
+    /// <returns>The state: a part for each layer, then one for each bridge. The caller disposes it.</returns>
+    public CompositeState CreateState(long batchSize) =>
+        new(batchSize, layers.Select(layer => layer.CreateState(batchSize)).Concat(bridges?.CreateStates(batchSize) ?? []));
 
     /// <summary>Runs the stack without carrying state.</summary>
     /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
@@ -155,9 +165,11 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         RequireRoom(state, input.size(1), context.Lengths);
         var x = inputProjection?.call(input) ?? input;
         x = position?.Add(x, context) ?? x;
+        var before = x;
         for (var i = 0; i < layers.Count; i++)
         {
-            x = layers[i].forward(x, context.WithState(state?.Parts[i]), balanceLosses);
+            var entering = bridges?.Enter(i, x, before, context, state?.Parts.Skip(layers.Count)) ?? x;
+            (before, x) = (entering, layers[i].forward(entering, context.WithState(state?.Parts[i]), balanceLosses));
         }
 
         balanceLosses?.ForEach(loss => loss.MoveToOuterDisposeScope());
@@ -183,7 +195,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         {
             case null:
                 return null;
-            case CompositeState composite when composite.Parts.Count == layers.Count && composite.BatchSize == batchSize:
+            case CompositeState composite when composite.Parts.Count == layers.Count + Bridges.Count(bridge => bridge is not null) && composite.BatchSize == batchSize:
                 return composite;
             default:
                 throw new ArgumentException(

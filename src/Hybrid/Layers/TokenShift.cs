@@ -25,6 +25,9 @@ internal readonly struct TokenShift
         }
     }
 
+    /// <summary>The token before each token [B, T, D].</summary>
+    public Tensor Previous => shifted;
+
     /// <summary>Mixes each token with the one before it.</summary>
     /// <param name="share">Share m of the token itself [1, 1, D].</param>
     /// <returns>[B, T, D].</returns>

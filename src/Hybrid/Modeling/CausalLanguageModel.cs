@@ -107,7 +107,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>
     /// Mean cross-entropy, in nats a token. In training mode a model with experts adds the mean of their layers' load-balance losses, times
-    /// <see cref="MixtureOfExpertsOptions.RouterAuxLossCoefficient"/>.
+    /// <see cref="MixtureOfExpertsOptions.RouterAuxLossCoefficient"/>, and every model adds <see cref="MixerContext.AuxiliaryLosses"/>.
     /// </summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="targets">The ids to predict at each position, int64 [B, T]; -100 is left out.</param>
@@ -124,8 +124,11 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         var coefficient = training && hasExperts ? (Options.MixtureOfExperts ?? new()).RouterAuxLossCoefficient : 0;
         var balanceLosses = coefficient > 0 ? new List<Tensor>() : null;
-        var logits = Head(Hidden(input, MixerContext.None, balanceLosses)).view(-1, Options.VocabSize);
-        var loss = functional.cross_entropy(logits, targets.reshape(-1));
+        var mixerLosses = new List<Tensor>();
+        var context = training ? MixerContext.None with { AuxiliaryLosses = mixerLosses } : MixerContext.None;
+        var logits = Head(Hidden(input, context, balanceLosses)).view(-1, Options.VocabSize);
+        mixerLosses.ForEach(mixerLoss => scope.Attach(mixerLoss));
+        var loss = mixerLosses.Aggregate(functional.cross_entropy(logits, targets.reshape(-1)), (sum, mixerLoss) => sum + mixerLoss);
         return (balanceLosses is null ? loss : loss + (stack(balanceLosses).mean() * coefficient)).MoveToOuterDisposeScope();
     }
 
@@ -154,7 +157,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
     private static HybridBackbone BuildBackbone(LanguageModelOptions options)
     {
         var pattern = options.ResolvePattern();
-        var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithExperts(options.MixtureOfExperts).WithBlocks(new BlockOptions
+        var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithExperts(options.MixtureOfExperts).WithStateBridges(options.StateBridge).WithBlocks(new BlockOptions
         {
             NormEps = options.NormEps,
             DropoutRate = options.DropoutRate,

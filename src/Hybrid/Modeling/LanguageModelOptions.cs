@@ -54,6 +54,9 @@ public sealed record LanguageModelOptions
     /// <summary>Computes each block again in the backward pass, see <see cref="BlockOptions.UseGradientCheckpointing"/>. Default false.</summary>
     public bool UseGradientCheckpointing { get; init; }
 
+    /// <summary>A state bridge at each change of the mixer from one layer to the next, of which there must be one. Default false.</summary>
+    public bool StateBridge { get; init; }
+
     /// <summary>
     /// The feed-forward layer of every block that has no experts, or, where the layers name them, of the layers "mlp"; null leaves it
     /// out there, and means its defaults here.

@@ -1,0 +1,66 @@
+using System.CommandLine;
+using Hybrid.Samples;
+
+const string Both = "both";
+var task = new Option<string>("--task") { Description = "recall, induction or both.", DefaultValueFactory = _ => Both };
+var minutes = new Option<double>("--minutes") { Description = "Training time of all models together at most.", DefaultValueFactory = _ => 10 };
+var steps = new Option<int>("--steps") { Description = "Optimizer steps of a model at most.", DefaultValueFactory = _ => 1500 };
+var models = new Option<string[]>("--models")
+{
+    Description = $"Which models, of {string.Join(", ", Contender.All.Select(contender => contender.Name))}; default: all.",
+    AllowMultipleArgumentsPerToken = true,
+};
+var width = new Option<long>("--width") { Description = "Model width.", DefaultValueFactory = _ => 32 };
+var vocabulary = new Option<int>("--vocabulary") { Description = "Ids of associative recall.", DefaultValueFactory = _ => 512 };
+var length = new Option<int>("--length") { Description = "Tokens of a training sequence.", DefaultValueFactory = _ => 64 };
+var pairs = new Option<int>("--pairs") { Description = "Pairs of associative recall.", DefaultValueFactory = _ => 4 };
+var rate = new Option<double>("--rate") { Description = "Peak learning rate.", DefaultValueFactory = _ => 3e-3 };
+var seed = new Option<int>("--seed") { Description = "Seed of weights and sequences.", DefaultValueFactory = _ => 1 };
+var command = new RootCommand("Compares attention, Mamba and hybrids of equal size at recalling what a sequence said before.")
+{
+    task, minutes, steps, models, width, vocabulary, length, pairs, rate, seed,
+};
+command.SetAction(parsed =>
+{
+    RecallTask[] tasks =
+    [
+        new AssociativeRecall(parsed.GetValue(vocabulary), parsed.GetValue(length), parsed.GetValue(pairs)),
+        new InductionHeads(vocabulary: 16, parsed.GetValue(length)),
+    ];
+    RecallTask[] chosen = parsed.GetValue(task) switch { "recall" => [tasks[0]], "induction" => [tasks[1]], _ => tasks };
+    string[] named = parsed.GetValue(models) is { Length: > 0 } given ? given : [.. Contender.All.Select(contender => contender.Name)];
+    Contender[] contenders = [.. Contender.All.Where(contender => named.Contains(contender.Name))];
+    if (contenders.Length != named.Length || 2 * parsed.GetValue(pairs) >= parsed.GetValue(length))
+    {
+        Console.Error.WriteLine("--models must be names of models, and --length must leave room for questions behind the pairs.");
+        return 1;
+    }
+
+    var budget = TimeSpan.FromMinutes(parsed.GetValue(minutes)) / (chosen.Length * contenders.Length);
+    foreach (var current in chosen)
+    {
+        Console.WriteLine($"{current.Name}; {parsed.GetValue(steps)} steps and {budget.TotalSeconds:f0} s of training a model at most");
+        var parameters = Contender.All[^1].Parameters(current, parsed.GetValue(width));
+        var results = contenders.Select(contender => new RecallRun(
+            current, contender, contender.Options(current, parsed.GetValue(width), parameters), parsed.GetValue(rate), parsed.GetValue(seed))
+            .Train(parsed.GetValue(steps), budget, Console.WriteLine)).ToArray();
+        Print(current, results);
+    }
+
+    return 0;
+});
+return command.Parse(args).Invoke();
+
+static void Print(RecallTask task, RecallResult[] results)
+{
+    Console.WriteLine();
+    Console.WriteLine($"| Model | Parameters | Steps | Seconds | {string.Join(" | ", task.TestLengths.Select(length => $"Length {length}"))} |");
+    Console.WriteLine($"|---|---|---|---|{string.Concat(task.TestLengths.Select(_ => "---|"))}");
+    foreach (var result in results)
+    {
+        var accuracies = string.Join(" | ", result.Accuracies.Select(accuracy => $"{100 * accuracy:f1}%"));
+        Console.WriteLine($"| {result.Contender.Name} | {result.Parameters:N0} | {result.Steps} | {result.Time.TotalSeconds:f0} | {accuracies} |");
+    }
+
+    Console.WriteLine();
+}
