@@ -30,6 +30,7 @@ public static class MixerRegistry
         ["gated_delta_net"] = Make<GatedDeltaNetOptions>((width, options) => new GatedDeltaNetMixer(width, options)),
         ["mamba2"] = Make<Mamba2Options>((width, options) => new Mamba2Mixer(width, options)),
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
+        ["trans_point"] = Make<TransPointOptions>((width, options) => new TransPointMixer(width, options)),
         ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
     };
 

@@ -14,6 +14,7 @@ public sealed class BackboneBuilder
     private LayerPattern pattern = LayerPattern.Every(6, 3);
     private BlockOptions block = new();
     private MixtureOfExpertsOptions? experts;
+    private IReadOnlyList<long>? transPoints;
     private long? inputWidth;
     private BackboneOutput output = BackboneOutput.Sequence;
 
@@ -64,6 +65,19 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>
+    /// TransPoints of the layers that have a <see cref="TransPointMixer"/>, first layer first and cycled. One point for all layers makes
+    /// them all change their form of computation at the same token, which <see cref="TransPointOptions.StaggeredTransPoints"/> finds worse
+    /// than no switch at all; different points are better than either.
+    /// </summary>
+    /// <param name="points">Points in tokens, each 0 or more; null means those of the paper.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithStaggeredTransPoints(IReadOnlyList<long>? points = null)
+    {
+        transPoints = points ?? TransPointOptions.StaggeredTransPoints;
+        return this;
+    }
+
     /// <summary>Width of the input where it differs from the model width; a linear layer joins them.</summary>
     /// <param name="value">Input width; at least 1.</param>
     /// <returns>This builder.</returns>
@@ -97,6 +111,12 @@ public sealed class BackboneBuilder
             }
         }
 
+        if (transPoints is not null && !pattern.Mixers.Contains("trans_point"))
+        {
+            throw new ArgumentException(
+                $"BackboneBuilder: TransPoints are given, but no layer is 'trans_point'; the layers are {string.Join(", ", pattern.Mixers)}.");
+        }
+
         experts?.Validate();
         if (experts is not null && !Enumerable.Range(0, pattern.Count).Any(experts.IsExpertLayer))
         {
@@ -118,7 +138,7 @@ public sealed class BackboneBuilder
         try
         {
             var options = experts?.IsExpertLayer(layer) == true ? block with { FeedForward = null, MixtureOfExperts = experts } : block;
-            return new ResidualBlock(MixerRegistry.Create(name, width, OptionsFor(name)), options);
+            return new ResidualBlock(MixerRegistry.Create(name, width, OptionsFor(name, layer)), options);
         }
         catch (ArgumentException error)
         {
@@ -126,19 +146,30 @@ public sealed class BackboneBuilder
         }
     }
 
+    /// <summary>What the layer's mixer is made from.</summary>
+    private object? OptionsFor(string name, int layer)
+    {
+        var options = mixerOptions.GetValueOrDefault(name);
+        return name switch
+        {
+            "hybrid_attention" when options is null or HybridAttentionOptions => InsideBlock((HybridAttentionOptions?)options ?? new()),
+            "trans_point" when options is null or TransPointOptions => AtLayer((TransPointOptions?)options ?? new(), layer),
+            _ => options,
+        };
+    }
+
+    /// <summary>The layers that have the mixer take its TransPoints in turn.</summary>
+    private TransPointOptions AtLayer(TransPointOptions options, int layer) =>
+        (transPoints is null ? options : options with { TransPoints = transPoints })
+            .ForLayer(pattern.Mixers.Take(layer).Count(name => name == pattern.Mixers[layer]));
+
     /// <summary>
     /// Inside a block the router's branches are bare mixers: the block has the norm, the residual and the feed-forward layer. What the
     /// router's options say of those would have no effect, so it is refused.
     /// </summary>
-    private object? OptionsFor(string name)
+    private static HybridAttentionOptions InsideBlock(HybridAttentionOptions router)
     {
-        var options = mixerOptions.GetValueOrDefault(name);
-        if (name != "hybrid_attention" || options is not (null or HybridAttentionOptions))
-        {
-            return options;
-        }
-
-        var (router, standard) = (options as HybridAttentionOptions ?? new(), new HybridAttentionOptions());
+        var standard = new HybridAttentionOptions();
         if ((router.IntermediateSize, router.DropoutRate, router.LayerNormEps) != (standard.IntermediateSize, standard.DropoutRate, standard.LayerNormEps))
         {
             throw new ArgumentException(
