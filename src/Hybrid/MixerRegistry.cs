@@ -31,7 +31,7 @@ public static class MixerRegistry
         ["mamba2"] = Make<Mamba2Options>((width, options) => new Mamba2Mixer(width, options)),
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
         ["trans_point"] = Make<TransPointOptions>((width, options) => new TransPointMixer(width, options)),
-        ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
+        ["hybrid_attention"] = Make<HybridAttentionOptions>(SharedWeights.Create),
     };
 
     /// <summary>All registered names, sorted.</summary>

@@ -66,12 +66,14 @@ public sealed class BackboneBuilder
     }
 
     /// <summary>
-    /// TransPoints of the layers that have a <see cref="TransPointMixer"/>, first layer first and cycled. One point for all layers makes
-    /// them all change their form of computation at the same token, which <see cref="TransPointOptions.StaggeredTransPoints"/> finds worse
-    /// than no switch at all; different points are better than either.
+    /// TransPoints of the layers that are attention up to one and a state space after it, <see cref="TransPointMixer"/> or a router of
+    /// shared weights: first such layer first, and cycled. One point for all layers makes them all change their form of computation at
+    /// the same token, which <see cref="TransPointOptions.StaggeredTransPoints"/> finds worse than no switch at all; different points are
+    /// better than either.
     /// </summary>
     /// <param name="points">Points in tokens, each 0 or more; null means those of the paper.</param>
     /// <returns>This builder.</returns>
+    /// <remarks>Layers of one mixer count apart from those of another.</remarks>
     public BackboneBuilder WithStaggeredTransPoints(IReadOnlyList<long>? points = null)
     {
         transPoints = points ?? TransPointOptions.StaggeredTransPoints;
@@ -111,10 +113,10 @@ public sealed class BackboneBuilder
             }
         }
 
-        if (transPoints is not null && !pattern.Mixers.Contains("trans_point"))
+        if (transPoints is not null && !pattern.Mixers.Any(HasTransPoint))
         {
             throw new ArgumentException(
-                $"BackboneBuilder: TransPoints are given, but no layer is 'trans_point'; the layers are {string.Join(", ", pattern.Mixers)}.");
+                $"BackboneBuilder: TransPoints are given, but no layer has one; the layers are {string.Join(", ", pattern.Mixers)}.");
         }
 
         experts?.Validate();
@@ -146,22 +148,23 @@ public sealed class BackboneBuilder
         }
     }
 
-    /// <summary>What the layer's mixer is made from.</summary>
+    private bool HasTransPoint(string name) =>
+        name == "trans_point" || mixerOptions.GetValueOrDefault(name) is HybridAttentionOptions { Weights: BranchWeights.Shared };
+
+    /// <summary>What the layer's mixer is made from. Layers that have the same mixer take its TransPoints in turn.</summary>
     private object? OptionsFor(string name, int layer)
     {
         var options = mixerOptions.GetValueOrDefault(name);
+        var index = pattern.Mixers.Take(layer).Count(other => other == name);
         return name switch
         {
-            "hybrid_attention" when options is null or HybridAttentionOptions => InsideBlock((HybridAttentionOptions?)options ?? new()),
-            "trans_point" when options is null or TransPointOptions => AtLayer((TransPointOptions?)options ?? new(), layer),
+            "hybrid_attention" when options is null or HybridAttentionOptions =>
+                SharedWeights.ForLayer(InsideBlock((HybridAttentionOptions?)options ?? new()), index, transPoints),
+            "trans_point" when options is TransPointOptions own => (transPoints is null ? own : own with { TransPoints = transPoints }).ForLayer(index),
+            "trans_point" when options is null && transPoints is not null => new TransPointOptions { TransPoints = transPoints }.ForLayer(index),
             _ => options,
         };
     }
-
-    /// <summary>The layers that have the mixer take its TransPoints in turn.</summary>
-    private TransPointOptions AtLayer(TransPointOptions options, int layer) =>
-        (transPoints is null ? options : options with { TransPoints = transPoints })
-            .ForLayer(pattern.Mixers.Take(layer).Count(name => name == pattern.Mixers[layer]));
 
     /// <summary>
     /// Inside a block the router's branches are bare mixers: the block has the norm, the residual and the feed-forward layer. What the

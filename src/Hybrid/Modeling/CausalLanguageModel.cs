@@ -177,7 +177,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
             case ("attention", null or AttentionOptions):
                 var attention = mixerOptions as AttentionOptions ?? new();
                 return attention with { MaxLength = attention.MaxLength ?? maxLength };
-            case ("hybrid_attention", null or HybridAttentionOptions):
+            case ("hybrid_attention", null or HybridAttentionOptions { Weights: BranchWeights.Separate }):
                 var router = mixerOptions as HybridAttentionOptions ?? new();
                 return router with { AttentionConfig = router.AttentionConfig with { MaxLength = router.AttentionConfig.MaxLength ?? maxLength } };
             default:

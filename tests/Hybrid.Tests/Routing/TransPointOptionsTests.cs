@@ -146,7 +146,7 @@ public class TransPointOptionsTests
             Assert.Equal([5, 6, 5, 6, 5, 6, 5, 6, 5], PointsOf(own));
         }
 
-        Expect("BackboneBuilder: TransPoints are given, but no layer is 'trans_point'", new BackboneBuilder(8).WithStaggeredTransPoints());
+        Expect("BackboneBuilder: TransPoints are given, but no layer has one; the layers are mamba, mamba, attention", new BackboneBuilder(8).WithStaggeredTransPoints());
         Expect(
             "BackboneBuilder: layer 0 ('trans_point') cannot be built: TransPointOptions: state TransPoint or TransPoints, not both; got 3 and [1, 2].",
             builder.WithMixer("trans_point", small with { TransPoint = 3 }).WithStaggeredTransPoints([1, 2]));
