@@ -59,6 +59,28 @@ public class TransPointMixerTests
         }
     }
 
+    // float64 to its own precision, which the float32 angles of the rotary embedding must not limit; bfloat16 has 8 bits of mantissa.
+    [Theory]
+    [InlineData(ScalarType.Float64, 1e-12)]
+    [InlineData(ScalarType.BFloat16, 0.03)]
+    public void CachedKeysMakeTheSameStateInOtherPrecisions(ScalarType type, double tolerance)
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var mixer = Make(new TransPointOptions { TransPoint = 9, DState = 4, HeadDim = 3 });
+        using var recurrent = Make(new TransPointOptions { TransPoint = 0, DState = 4, HeadDim = 3 });
+        recurrent.load_state_dict(mixer.state_dict());
+        mixer.to(type);
+        recurrent.to(type);
+        var x = Values.Normal(6, 2, 9, Width).to_type(type);
+        using var state = (TransPointState)mixer.CreateState(2);
+        using var expected = (TransPointState)recurrent.CreateState(2);
+        mixer.forward(x.narrow(1, 0, 4), new MixerContext { State = state });
+        mixer.forward(x.narrow(1, 4, 5), new MixerContext { State = state });
+        recurrent.forward(x, new MixerContext { State = expected });
+        TensorAssert.Close(expected.Recurrent, state.Recurrent, tolerance, "the state at the point");
+    }
+
     [Fact]
     public void APointAtZeroIsTheMamba2Mixer()
     {
