@@ -32,9 +32,10 @@ public static class MixerRegistry
         ["mamba2"] = Make<Mamba2Options>((width, options) => new Mamba2Mixer(width, options)),
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
         ["mixed_heads"] = Make<MixedHeadOptions>((width, options) => new MixedHeadAttention(width, options)),
-        ["hybrid_attention"] = Make<HybridAttentionOptions>((width, options) => new HybridAttention(width, options)),
+        ["hybrid_attention"] = Make<HybridAttentionOptions>(SharedWeights.Create),
         ["parallel"] = Make<ParallelMixerOptions>((width, options) => new ParallelMixer(width, options)),
         ["parallel_hybrid"] = Make<ParallelHybridOptions>((width, options) => new ParallelHybrid(width, options)),
+        ["trans_point"] = Make<TransPointOptions>((width, options) => new TransPointMixer(width, options)),
     };
 
     /// <summary>All registered names, sorted.</summary>

@@ -17,6 +17,7 @@ public sealed class BackboneBuilder
     private LayerPattern pattern = LayerPattern.Every(6, 3);
     private BlockOptions block = new();
     private MixtureOfExpertsOptions? experts;
+    private IReadOnlyList<long>? transPoints;
     private long? inputWidth;
     private BackboneOutput output = BackboneOutput.Sequence;
     private PositionEncodingKind positionEncoding;
@@ -96,6 +97,21 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>
+    /// TransPoints of the layers that are attention up to one and a state space after it, <see cref="TransPointMixer"/> or a router of
+    /// shared weights: first such layer first, and cycled. One point for all layers makes them all change their form of computation at
+    /// the same token, which <see cref="TransPointOptions.StaggeredTransPoints"/> finds worse than no switch at all; different points are
+    /// better than either.
+    /// </summary>
+    /// <param name="points">Points in tokens, each 0 or more; null means those of the paper.</param>
+    /// <returns>This builder.</returns>
+    /// <remarks>Layers of one mixer count apart from those of another.</remarks>
+    public BackboneBuilder WithStaggeredTransPoints(IReadOnlyList<long>? points = null)
+    {
+        transPoints = points ?? TransPointOptions.StaggeredTransPoints;
+        return this;
+    }
+
     /// <summary>Width of the input where it differs from the model width; a linear layer joins them.</summary>
     /// <param name="value">Input width; at least 1.</param>
     /// <returns>This builder.</returns>
@@ -154,6 +170,12 @@ public sealed class BackboneBuilder
         if (factories.Keys.FirstOrDefault(name => mixerOptions.ContainsKey(name) || MixerRegistry.TryGet(name, out _)) is { } taken)
         {
             throw new ArgumentException($"BackboneBuilder: '{taken}' is a registered mixer or has options, and has a factory too; leave one out.");
+        }
+
+        if (transPoints is not null && !pattern.Mixers.Any(HasTransPoint))
+        {
+            throw new ArgumentException(
+                $"BackboneBuilder: TransPoints are given, but no layer has one; the layers are {string.Join(", ", pattern.Mixers)}.");
         }
 
         RequireFeedForwardUse();
@@ -217,7 +239,7 @@ public sealed class BackboneBuilder
             var options = BlockOf(name, layer);
             return name is LayerPattern.MlpName or LayerPattern.ExpertsName
                 ? new ResidualBlock(width, options)
-                : new ResidualBlock(MakeMixer(name), options);
+                : new ResidualBlock(MakeMixer(name, layer), options);
         }
         catch (ArgumentException error)
         {
@@ -238,31 +260,43 @@ public sealed class BackboneBuilder
         };
     }
 
-    private SequenceMixer MakeMixer(string name)
+    private SequenceMixer MakeMixer(string name, int layer)
     {
         if (name == LayerPattern.CustomName && !factories.ContainsKey(name))
         {
             throw new ArgumentException($"'{name}' needs a factory; a registered mixer goes by its own name.");
         }
 
-        var mixer = factories.TryGetValue(name, out var create) ? create(width) : MixerRegistry.Create(name, width, OptionsFor(name));
+        var mixer = factories.TryGetValue(name, out var create) ? create(width) : MixerRegistry.Create(name, width, OptionsFor(name, layer));
         MixerProbe.Check(mixer, width);
         return mixer;
+    }
+
+    private bool HasTransPoint(string name) =>
+        name == "trans_point" || mixerOptions.GetValueOrDefault(name) is HybridAttentionOptions { Weights: BranchWeights.Shared };
+
+    /// <summary>What the layer's mixer is made from. Layers that have the same mixer take its TransPoints in turn.</summary>
+    private object? OptionsFor(string name, int layer)
+    {
+        var options = mixerOptions.GetValueOrDefault(name);
+        var index = pattern.Mixers.Take(layer).Count(other => other == name);
+        return name switch
+        {
+            "hybrid_attention" when options is null or HybridAttentionOptions =>
+                SharedWeights.ForLayer(InsideBlock((HybridAttentionOptions?)options ?? new()), index, transPoints),
+            "trans_point" when options is TransPointOptions own => (transPoints is null ? own : own with { TransPoints = transPoints }).ForLayer(index),
+            "trans_point" when options is null && transPoints is not null => new TransPointOptions { TransPoints = transPoints }.ForLayer(index),
+            _ => options,
+        };
     }
 
     /// <summary>
     /// Inside a block the router's branches are bare mixers: the block has the norm, the residual and the feed-forward layer. What the
     /// router's options say of those would have no effect, so it is refused.
     /// </summary>
-    private object? OptionsFor(string name)
+    private static HybridAttentionOptions InsideBlock(HybridAttentionOptions router)
     {
-        var options = mixerOptions.GetValueOrDefault(name);
-        if (name != "hybrid_attention" || options is not (null or HybridAttentionOptions))
-        {
-            return options;
-        }
-
-        var (router, standard) = (options as HybridAttentionOptions ?? new(), new HybridAttentionOptions());
+        var standard = new HybridAttentionOptions();
         if ((router.IntermediateSize, router.DropoutRate, router.LayerNormEps) != (standard.IntermediateSize, standard.DropoutRate, standard.LayerNormEps))
         {
             throw new ArgumentException(

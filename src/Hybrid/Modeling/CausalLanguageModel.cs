@@ -188,7 +188,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
             case ("parallel", null or ParallelMixerOptions):
                 var parallel = mixerOptions as ParallelMixerOptions ?? new();
                 return parallel with { AttentionConfig = parallel.AttentionConfig with { MaxLength = parallel.AttentionConfig.MaxLength ?? maxLength } };
-            case ("hybrid_attention", null or HybridAttentionOptions):
+            case ("hybrid_attention", null or HybridAttentionOptions { Weights: BranchWeights.Separate }):
                 var router = mixerOptions as HybridAttentionOptions ?? new();
                 return router with { AttentionConfig = router.AttentionConfig with { MaxLength = router.AttentionConfig.MaxLength ?? maxLength } };
             default:

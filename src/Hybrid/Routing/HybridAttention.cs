@@ -41,6 +41,14 @@ public sealed record HybridAttentionOptions
     /// <summary>The state-space branch.</summary>
     public MambaOptions MambaConfig { get; init; } = new();
 
+    /// <summary>
+    /// Two branches with weights of their own (the default), or one set of weights that serves both, as <see cref="SharedConfig"/> says.
+    /// </summary>
+    public BranchWeights Weights { get; init; }
+
+    /// <summary>The mixer of shared weights, its TransPoint being <see cref="MambaThreshold"/> unless given; null means its defaults.</summary>
+    public TransPointOptions? SharedConfig { get; init; }
+
     /// <summary>Throws where a value is out of its range.</summary>
     public void Validate()
     {
@@ -49,6 +57,7 @@ public sealed record HybridAttentionOptions
         OptionRange.AtLeast(nameof(HybridAttentionOptions), nameof(IntermediateSize), IntermediateSize ?? 1, 1);
         OptionRange.DropRate(nameof(HybridAttentionOptions), nameof(DropoutRate), DropoutRate);
         OptionRange.Positive(nameof(HybridAttentionOptions), nameof(LayerNormEps), LayerNormEps);
+        SharedWeights.Validate(this);
     }
 }
 
@@ -81,6 +90,12 @@ public sealed class HybridAttention : SequenceMixer
     {
         options ??= new HybridAttentionOptions();
         options.Validate();
+        if (options.Weights == BranchWeights.Shared)
+        {
+            throw new ArgumentException(
+                "HybridAttention: shared weights leave nothing to route; MixerRegistry.Create(\"hybrid_attention\", ...) makes their mixer.", nameof(options));
+        }
+
         policy = new LengthThresholdPolicy(options.MambaThreshold, options.TransformerMaxLength, options.Confidence);
         attention = Wrap(new MultiHeadAttention(width, options.AttentionConfig), options);
         mamba = Wrap(new MambaMixer(width, options.MambaConfig), options);
@@ -191,7 +206,8 @@ public sealed class HybridAttention : SequenceMixer
 
     internal SequenceMixer Select(Route route) => route == Route.Mamba ? mamba : attention;
 
-    private static SequenceMixer Wrap(SequenceMixer mixer, HybridAttentionOptions options) =>
+    /// <summary>A branch: the mixer in its residual block, if the options ask for one.</summary>
+    internal static SequenceMixer Wrap(SequenceMixer mixer, HybridAttentionOptions options) =>
         !options.ResidualBranches
             ? mixer
             : new ResidualBlock(mixer, new BlockOptions

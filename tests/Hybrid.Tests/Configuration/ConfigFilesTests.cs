@@ -23,6 +23,7 @@ public class ConfigFilesTests
         ["jamba-style.toml"] = CheckJambaStyle,
         ["mamba_hybrid.toml"] = CheckMambaHybrid,
         ["mamba2-hybrid.toml"] = config => CheckFamily(config, "mamba2 mamba2 mamba2 attention"),
+        ["transmamba.toml"] = config => CheckFamily(config, "trans_point trans_point trans_point trans_point"),
         ["gated-delta-hybrid.toml"] = config => CheckFamily(config, "gated_delta_net gated_delta_net gated_delta_net attention"),
         ["griffin-style.toml"] = config => CheckFamily(config, "griffin_lru griffin_lru attention"),
         ["rwkv.toml"] = config => CheckFamily(config, "rwkv rwkv rwkv"),

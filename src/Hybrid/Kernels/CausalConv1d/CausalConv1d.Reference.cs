@@ -22,26 +22,13 @@ public static partial class CausalConv1d
             var shifted = extended.narrow(1, k, time);
             if (sequenceIds is not null)
             {
-                shifted = shifted * SameSequence(sequenceIds, width - 1 - k).to_type(x.dtype).unsqueeze(-1);
+                shifted = shifted * PackedRows.SameSequence(sequenceIds, width - 1 - k).to_type(x.dtype).unsqueeze(-1);
             }
 
             sum = sum.addcmul(shifted, taps[k], 1);
         }
 
         return (activation.Apply(bias is null ? sum : sum + bias), LastInputs(extended, width - 1, time, lengths));
-    }
-
-    /// <summary>Bool [B, T]: true where the token <paramref name="distance"/> steps back is of the same sequence.</summary>
-    private static Tensor SameSequence(Tensor ids, long distance)
-    {
-        var (batch, time) = (ids.size(0), ids.size(1));
-        if (distance >= time)
-        {
-            return zeros([batch, time], dtype: ScalarType.Bool, device: ids.device);
-        }
-
-        var outside = zeros([batch, distance], dtype: ScalarType.Bool, device: ids.device);
-        return cat([outside, ids.narrow(1, distance, time - distance).eq(ids.narrow(1, 0, time - distance))], 1);
     }
 
     /// <summary>The window that ends at the last real token of each row; it reaches into the history of a short row.</summary>

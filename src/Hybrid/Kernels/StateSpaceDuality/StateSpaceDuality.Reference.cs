@@ -64,7 +64,7 @@ public static partial class StateSpaceDuality
     }
 
     /// <summary>The step sizes of the recurrence, zero at padding: a step of zero keeps the state and adds nothing.</summary>
-    private static Tensor StepSizes(Tensor dt, Tensor? bias, bool softplus, double? min, double? max, Tensor? mask)
+    internal static Tensor StepSizes(Tensor dt, Tensor? bias, bool softplus, double? min, double? max, Tensor? mask)
     {
         var step = bias is null ? dt : dt + bias;
         step = softplus ? step.softplus() : step;
