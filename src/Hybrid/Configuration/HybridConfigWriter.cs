@@ -36,6 +36,14 @@ internal static class HybridConfigWriter
         return text.ToString();
     }
 
+    /// <summary>A file with one table.</summary>
+    public static string WriteTable(string name, object record)
+    {
+        var text = new StringBuilder();
+        WriteRecord(text, name, record);
+        return text.ToString();
+    }
+
     /// <summary>A table: values first, for what follows a sub-table would belong to that.</summary>
     private static void WriteRecord(StringBuilder text, string path, object record, params (string Key, object Value)[] more)
     {
