@@ -51,7 +51,8 @@ public class RouterBenchmarks
     [GlobalSetup]
     public void Setup()
     {
-        router = new HybridAttention(16, Policies[Policy] with { EnableCaching = Cached, AttentionConfig = new AttentionOptions { NumHeads = 2 } });
+        var options = Policies[Policy] with { EnableCaching = Cached, AttentionConfig = new AttentionOptions { NumHeads = 2 } };
+        router = (HybridAttention)MixerRegistry.Create("hybrid_attention", 16, options);
         Decide();
     }
 

@@ -121,7 +121,7 @@ public sealed record HybridAttentionOptions
         RequirePolicy(nameof(Composite), Composite is not null, "composite");
         if (Policy == "composite" && Composite is null)
         {
-            throw new ArgumentException($"{owner}.{nameof(Composite)} must be given with the policy 'composite'; got nothing.", nameof(Composite));
+            throw new ArgumentException($"{owner}.{nameof(Composite)} must be a table of rules or weights with the policy 'composite'; got nothing.", nameof(Composite));
         }
     }
 

@@ -108,14 +108,14 @@ public class RoutingConfigurationTests
     }
 
     [Theory]
-    [InlineData("policy = 'lenght'", 5, "policy", "must be one of adaptive, composite, content, length")]
+    [InlineData("policy = 'lenght'", 5, "policy", "expected one of adaptive, composite, content, length")]
     [InlineData("polici = 'length'", 5, "polici", "did you mean 'policy'?")]
     [InlineData("content = { novelty_weight = 2 }", 5, "content", "the policy 'length' does not read it")]
     [InlineData("policy = 'content'\nadaptive = { lengths = [1], attention_ms = [1.0], mamba_ms = [1.0] }", 6, "adaptive", "does not read it")]
-    [InlineData("policy = 'composite'", 3, "composite", "must be given with the policy 'composite'")]
+    [InlineData("policy = 'composite'", 3, "composite", "expected a table of rules or weights with the policy 'composite'; found nothing")]
     [InlineData("policy = 'composite'\ncomposite.rules = ['length > x -> mamba']", 6, "composite.rules", "a number after '>'; got 'x'")]
     [InlineData("policy = 'content'\ncontent.novelty_weight = -1", 6, "content.novelty_weight", "expected at least 0; found -1")]
-    [InlineData("policy = 'content'\ncontent.novelty = 1", 6, "content.novelty", "did you mean 'novelty_weight'?")]
+    [InlineData("policy = 'content'\ncontent.novelty_weigth = 1", 6, "content.novelty_weigth", "did you mean 'novelty_weight'?")]
     [InlineData("on_threshold_crossing = 'run'", 5, "on_threshold_crossing", "expected one of \"stay\", \"reprefill\", \"throw\"")]
     [InlineData("timing = 'gpu'", 5, "timing", "expected one of \"none\", \"host\", \"device\"")]
     [InlineData("shadow_rate = 1.5", 5, "shadow_rate", "expected 0..1; found 1.5")]
