@@ -19,13 +19,16 @@ using var router = new HybridAttention(Width, new HybridAttentionOptions
 router.eval();
 using var guard = no_grad();
 
-using (var warmUp = NewDisposeScope())
+using (NewDisposeScope())
 {
-    router.Branch(Route.Attention).call(randn(1, 256, Width));
-    router.Branch(Route.Mamba).call(randn(1, 256, Width));
+    router.Run(randn(1, Threshold - 1, Width));
+    router.Run(randn(1, Threshold, Width));
+    router.Policy = new LengthThresholdPolicy(Threshold, attentionMaxLength: 2048);
+    router.ResetMetrics();
 }
 
-var table = new Table().Title("One call a document").AddColumns("tokens", "module", "reason", "confidence", "decided in", "processed in", "us a token", "agreement");
+AnsiConsole.Profile.Width = Math.Max(AnsiConsole.Profile.Width, 110);
+var table = new Table().Title("One call a document").AddColumns("tokens", "module", "reason", "confidence", "decided", "processed", "a token", "agreement");
 foreach (var length in lengths)
 {
     using var scope = NewDisposeScope();
@@ -37,7 +40,7 @@ foreach (var length in lengths)
         $"{metrics.DecisionConfidence:f2}",
         $"{metrics.RouterTimeUs:f1} us",
         $"{metrics.ProcessingTimeMs:f2} ms",
-        $"{1000 * metrics.ProcessingTimeMs / metrics.SequenceLength:f1}",
+        $"{1000 * metrics.ProcessingTimeMs / metrics.SequenceLength:f1} us",
         metrics.BranchAgreement is { } agreement ? $"{agreement:f3}" : "");
 }
 

@@ -57,9 +57,8 @@ public sealed record CompositePolicyOptions
         OptionRange.AtLeast(owner, nameof(MemoryReferenceMib), MemoryReferenceMib, 1);
         if ((Mode == CompositeMode.Rules) != (Rules.Count > 0))
         {
-            throw new ArgumentException(
-                $"{owner}.{nameof(Rules)} must be {(Mode == CompositeMode.Rules ? "one rule or more" : "empty where weights decide")}; got {Rules.Count}.",
-                nameof(Rules));
+            var expected = Mode == CompositeMode.Rules ? "one rule or more" : "empty where weights decide";
+            throw new ArgumentException($"{owner}.{nameof(Rules)} must be {expected}; got {Rules.Count}.", nameof(Rules));
         }
 
         try

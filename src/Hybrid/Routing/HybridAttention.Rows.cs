@@ -30,7 +30,8 @@ public sealed partial class HybridAttention
             {
                 throw new InvalidOperationException(
                     $"{GetName()}: row {row} would have {decision.Length} tokens, which the policy '{Policy.Id}' sends to " +
-                    $"{RoutingTelemetry.NameOf(decision.Route)}; its state is that of {RoutingTelemetry.NameOf(group.Route)}, and on_threshold_crossing is throw.");
+                    $"{RoutingTelemetry.NameOf(decision.Route)}; its state is that of {RoutingTelemetry.NameOf(group.Route)}, and " +
+                    "on_threshold_crossing is throw.");
             }
         }
     }
@@ -43,31 +44,25 @@ public sealed partial class HybridAttention
         var start = Stopwatch.GetTimestamp();
         var isNew = state is not { Groups.Count: > 0 };
         var content = isNew ? MeasureContent(batch) : state!.Content;
-        var decisions = isNew ? DecideRows(x, batch, content) : state!.Decisions?.ToArray();
+        var decisions = isNew ? DecideRows(x, batch, content) : DecisionsOf(state!);
         var groups = new List<RoutedGroup>();
+        (Tensor Output, double? Milliseconds) run;
+        double routerTime;
         try
         {
             if (isNew)
             {
-                AddNewGroups(groups, decisions!, batch, state);
+                AddNewGroups(groups, decisions, batch, state);
             }
             else
             {
                 RefuseCrossing(state!, batch.Length, batch.Lengths);
-                decisions = AddCarriedGroups(groups, state!, batch, decisions);
+                AddCarriedGroups(groups, state!, batch, decisions);
             }
 
-            var routerTime = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
+            routerTime = Stopwatch.GetElapsedTime(start).TotalMicroseconds;
             EnsureRoom(groups, state, batch);
-            var (output, time) = Timed(timing, x, () => RunGroups(groups, x, batch, context, state));
-            if (state is not null)
-            {
-                Commit(state, groups, batch, decisions, content);
-            }
-
-            Report(groups, isNew ? decisions! : [], routerTime, time);
-            decisions ??= [.. groups.Select(group => Restored(group.Route, state!.Position))];
-            return new CallResult(output.MoveToOuterDisposeScope(), groups, decisions, routerTime, time);
+            run = Timed(timing, x, () => RunGroups(groups, x, batch, context, state));
         }
         catch
         {
@@ -75,6 +70,14 @@ public sealed partial class HybridAttention
             groups.Where(group => group.IsNew).ToList().ForEach(group => group.State?.Dispose());
             throw;
         }
+
+        if (state is not null)
+        {
+            Commit(state, groups, batch, decisions, content);
+        }
+
+        Report(groups, isNew ? decisions : [], routerTime, run.Milliseconds);
+        return new CallResult(run.Output.MoveToOuterDisposeScope(), groups, decisions, routerTime, run.Milliseconds);
     }
 
     private ContentFeatures[]? MeasureContent(in MixerBatch batch) =>
@@ -110,52 +113,75 @@ public sealed partial class HybridAttention
         }
     }
 
+    /// <summary>The decision of each carried row; of a state that was loaded, that it was.</summary>
+    private static RoutingDecision[] DecisionsOf(RoutedState state)
+    {
+        if (state.Decisions is { } known)
+        {
+            return [.. known];
+        }
+
+        var decisions = new RoutingDecision[state.BatchSize];
+        foreach (var (route, rows, _) in state.Groups)
+        {
+            foreach (var row in rows)
+            {
+                decisions[row] = new RoutingDecision(route, RoutingReason.Restored, "restored", 1, state.Positions[(int)row], 0);
+            }
+        }
+
+        return decisions;
+    }
+
     /// <summary>
     /// The groups of the state. Where the policy now says otherwise of some rows and their inputs are there, those rows leave their group
-    /// for one that reads them anew.
+    /// for one that reads them anew, and have a new decision.
     /// </summary>
-    private RoutingDecision[]? AddCarriedGroups(List<RoutedGroup> groups, RoutedState state, MixerBatch batch, RoutingDecision[]? decisions)
+    private void AddCarriedGroups(List<RoutedGroup> groups, RoutedState state, in MixerBatch batch, RoutingDecision[] decisions)
     {
-        var crossed = options.OnThresholdCrossing == ThresholdCrossing.Reprefill && state.History is { IsComplete: true }
-            && state.Positions.Zip(batch.Lengths ?? Enumerable.Repeat(batch.Length, (int)batch.Size), (at, count) => at + count).Max() <= ReprefillLimit
-            ? Redecide(state, batch.Length, batch.Lengths).Where(row => row.Decision.Route != row.Group.Route).ToArray()
-            : [];
+        var crossed = CrossedRows(state, batch);
         foreach (var group in state.Groups)
         {
-            var staying = group.Rows.Except(crossed.Select(row => row.Row)).ToArray();
+            var staying = group.Rows.Where(row => !crossed.ContainsKey(row)).ToArray();
             if (staying.Length == group.Rows.Count)
             {
                 groups.Add(new RoutedGroup(group.Route, staying, group.State, IsNew: false));
             }
             else if (staying.Length > 0)
             {
-                var places = staying.Select(row => (long)group.Rows.ToList().IndexOf(row)).ToArray();
-                groups.Add(new RoutedGroup(group.Route, staying, group.State.Select(places), IsNew: true));
+                var places = Enumerable.Range(0, group.Rows.Count).Where(i => !crossed.ContainsKey(group.Rows[i])).Select(i => (long)i);
+                groups.Add(new RoutedGroup(group.Route, staying, group.State.Select([.. places]), IsNew: true));
             }
         }
 
-        foreach (var moved in crossed.GroupBy(row => row.Decision.Route))
+        foreach (var moved in crossed.GroupBy(entry => entry.Value.Route, entry => entry.Key))
         {
-            var rows = moved.Select(row => row.Row).Order().ToArray();
+            long[] rows = [.. moved.Order()];
             groups.Add(new RoutedGroup(moved.Key, rows, Select(moved.Key).CreateState(rows.Length), IsNew: true, ReadsHistory: true));
         }
 
-        if (crossed.Length == 0)
+        foreach (var (row, decision) in crossed)
         {
-            return decisions;
+            decisions[row] = decision;
+        }
+    }
+
+    /// <summary>The rows that another branch is to read anew, with their new decisions.</summary>
+    private Dictionary<long, RoutingDecision> CrossedRows(RoutedState state, in MixerBatch batch)
+    {
+        if (options.OnThresholdCrossing != ThresholdCrossing.Reprefill || state.History is not { IsComplete: true }
+            || state.PositionAfter(batch.Length, batch.Lengths) > ReprefillLimit)
+        {
+            return [];
         }
 
-        var all = AllRows(batch.Size).Select(row => decisions?[row] ?? Restored(state.Groups.First(group => group.Rows.Contains(row)).Route, state.Position)).ToArray();
-        foreach (var (_, row, decision) in crossed)
-        {
-            all[row] = decision;
-        }
-
-        return all;
+        return Redecide(state, batch.Length, batch.Lengths).Where(entry => entry.Decision.Route != entry.Group.Route)
+            .ToDictionary(entry => entry.Row, entry => entry.Decision);
     }
 
     /// <summary>What the policy says now of every row of a state, at the length that a call brings it to.</summary>
-    private IEnumerable<(RoutedRows Group, long Row, RoutingDecision Decision)> Redecide(RoutedState state, long count, IReadOnlyList<long>? lengths)
+    private IEnumerable<(RoutedRows Group, long Row, RoutingDecision Decision)> Redecide(
+        RoutedState state, long count, IReadOnlyList<long>? lengths)
     {
         if (Override is not null)
         {
@@ -250,7 +276,8 @@ public sealed partial class HybridAttention
         return output.gather(1, places);
     }
 
-    private void Commit(RoutedState state, List<RoutedGroup> groups, in MixerBatch batch, RoutingDecision[]? decisions, ContentFeatures[]? content)
+    private void Commit(
+        RoutedState state, List<RoutedGroup> groups, in MixerBatch batch, RoutingDecision[] decisions, ContentFeatures[]? content)
     {
         if (ReprefillLimit > 0)
         {
@@ -259,7 +286,7 @@ public sealed partial class HybridAttention
 
         state.Commit(
             [.. groups.Select(group => new RoutedRows(group.Route, group.Rows, group.State!))],
-            decisions is [var only] ? [.. Enumerable.Repeat(only, (int)batch.Size)] : decisions,
+            decisions.Length == 1 ? [.. Enumerable.Repeat(decisions[0], (int)batch.Size)] : decisions,
             content);
         state.Advance(batch.Length, batch.Lengths);
     }
@@ -310,8 +337,6 @@ public sealed partial class HybridAttention
 
         return (output, Stopwatch.GetElapsedTime(start).TotalMilliseconds);
     }
-
-    private static RoutingDecision Restored(Route route, long length) => new(route, RoutingReason.Restored, "restored", 1, length, 0);
 
     private static long[] AllRows(long count) => [.. Enumerable.Range(0, (int)count).Select(row => (long)row)];
 }

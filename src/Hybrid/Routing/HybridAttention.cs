@@ -192,8 +192,8 @@ public sealed partial class HybridAttention : SequenceMixer
         new(options.AttentionConfig.WindowSize is { } window ? $"O({window} T)" : "O(T^2)", "O(log T)");
 
     /// <summary>
-    /// In a share of the calls, runs the other branch too and compares: the mean cosine of the outputs over all tokens, in 64 bits, as
-    /// padding is zero on both sides and left out.
+    /// In a share of the calls, runs the other branch too and compares: the mean cosine of the outputs over all tokens, padding, which is
+    /// zero on both sides, left out.
     /// </summary>
     private double? Shadow(Route taken, Tensor x, MixerContext context, Tensor output)
     {

@@ -112,7 +112,8 @@ public sealed record HybridAttentionOptions
         if (UseMixedPrecision)
         {
             throw new ArgumentException(
-                $"{owner}.{nameof(UseMixedPrecision)} must be false: bfloat16 with float32 islands is not available; got true.", nameof(UseMixedPrecision));
+                $"{owner}.{nameof(UseMixedPrecision)} must be false: bfloat16 with float32 islands is not available; got true.",
+                nameof(UseMixedPrecision));
         }
 
         _ = RoutingPolicyRegistry.Find(Policy);
@@ -131,8 +132,8 @@ public sealed record HybridAttentionOptions
         if (given && !readers.Contains(Policy) && Policy is (RoutingPolicyRegistry.Length or "content" or "adaptive" or "composite"))
         {
             throw new ArgumentException(
-                $"{nameof(HybridAttentionOptions)}.{name} must be left out: the policy '{Policy}' does not read it; {string.Join(" and ", readers)} " +
-                $"{(readers.Length > 1 ? "do" : "does")}.",
+                $"{nameof(HybridAttentionOptions)}.{name} must be left out: the policy '{Policy}' does not read it; " +
+                $"{string.Join(" and ", readers)} {(readers.Length > 1 ? "do" : "does")}.",
                 name);
         }
     }

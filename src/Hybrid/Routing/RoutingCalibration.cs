@@ -42,7 +42,8 @@ public sealed record RoutingCalibration
         if (Lengths.Count == 0 || Lengths[0] < 1 || Lengths.Zip(Lengths.Skip(1)).Any(pair => pair.First >= pair.Second))
         {
             throw new ArgumentException(
-                $"{owner}.{nameof(Lengths)} must be one length or more, ascending from at least 1; got [{string.Join(", ", Lengths)}].", nameof(Lengths));
+                $"{owner}.{nameof(Lengths)} must be one length or more, ascending from at least 1; got [{string.Join(", ", Lengths)}].",
+                nameof(Lengths));
         }
 
         RequireTimes(nameof(AttentionMs), AttentionMs);
