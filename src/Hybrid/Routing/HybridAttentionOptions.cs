@@ -40,7 +40,7 @@ public sealed record HybridAttentionOptions
     /// <summary>Options of the composite policy, which needs them.</summary>
     public CompositePolicyOptions? Composite { get; init; }
 
-    /// <summary>Keeps decisions in a <see cref="DecisionCache"/>. Default true; a bare length rule is cheaper without.</summary>
+    /// <summary>Keeps decisions in a <see cref="DecisionCache"/>. Default true; the library's own policies of length and rules are cheaper without.</summary>
     public bool EnableCaching { get; init; } = true;
 
     /// <summary>Decisions that the cache holds at most; at least 1. Default 1000.</summary>
