@@ -1,3 +1,5 @@
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 using Tomlyn;
 using Tomlyn.Model;
 using Tomlyn.Parsing;
@@ -9,11 +11,12 @@ namespace Hybrid.Configuration;
 internal sealed record ConfigEntry(ConfigPlace Place, object Value);
 
 /// <summary>A TOML table whose keys know where they stand.</summary>
-internal sealed class ConfigTable
+internal sealed partial class ConfigTable
 {
     private readonly OrderedDictionary<string, ConfigEntry> entries = [];
+    private readonly ILogger logger;
 
-    private ConfigTable(ConfigPlace place) => Place = place;
+    private ConfigTable(ConfigPlace place, ILogger logger) => (Place, this.logger) = (place, logger);
 
     /// <summary>Where the name of the table stands.</summary>
     public ConfigPlace Place { get; }
@@ -23,7 +26,7 @@ internal sealed class ConfigTable
 
     /// <summary>Reads a file's text.</summary>
     /// <exception cref="HybridConfigException">The text is not TOML.</exception>
-    public static ConfigTable Parse(string toml, string file)
+    public static ConfigTable Parse(string toml, string file, ILogger? logger = null)
     {
         try
         {
@@ -31,7 +34,7 @@ internal sealed class ConfigTable
             SyntaxParser.ParseStrict(toml, file);
             var places = new TomlMetadataStore();
             var options = new TomlSerializerOptions { SourceName = file, MetadataStore = places };
-            return Read(TomlSerializer.Deserialize<TomlTable>(toml, options)!, new ConfigPlace(file, "", null, 1, 1), places);
+            return Read(TomlSerializer.Deserialize<TomlTable>(toml, options)!, new ConfigPlace(file, "", null, 1, 1), places, logger ?? NullLogger.Instance);
         }
         catch (TomlException error)
         {
@@ -76,7 +79,7 @@ internal sealed class ConfigTable
         {
             if (FindTable(subTable) is not { } target)
             {
-                target = new ConfigTable(Place with { Table = Place.Under(subTable).Path });
+                target = new ConfigTable(Place with { Table = Place.Under(subTable).Path }, logger);
                 entries.Add(subTable, new ConfigEntry(Place.Under(subTable), target));
             }
 
@@ -84,9 +87,28 @@ internal sealed class ConfigTable
         }
     }
 
-    private static ConfigTable Read(TomlTable source, ConfigPlace place, TomlMetadataStore places)
+    /// <summary>Reads a key under its old name as the new one, with a warning in the log.</summary>
+    /// <exception cref="HybridConfigException">Both names are given.</exception>
+    public void Rename(string oldKey, string newKey)
     {
-        var table = new ConfigTable(place);
+        if (!entries.TryGetValue(oldKey, out var entry))
+        {
+            return;
+        }
+
+        if (entries.ContainsKey(newKey))
+        {
+            throw entry.Place.Wrong($"{newKey} alone", oldKey, $"{oldKey} is the old name of {newKey}, which is given too");
+        }
+
+        entries.Remove(oldKey);
+        entries.Add(newKey, entry with { Place = entry.Place with { Key = newKey } });
+        LogOldName(logger, entry.Place, oldKey, newKey);
+    }
+
+    private static ConfigTable Read(TomlTable source, ConfigPlace place, TomlMetadataStore places, ILogger logger)
+    {
+        var table = new ConfigTable(place, logger);
         places.TryGetProperties(source, out var metadata);
         foreach (var (key, value) in source)
         {
@@ -96,7 +118,7 @@ internal sealed class ConfigTable
                 keyPlace = keyPlace with { Line = span.Start.Line + 1, Column = span.Start.Column + 1 };
             }
 
-            var read = value is TomlTable inner ? Read(inner, keyPlace with { Table = keyPlace.Path, Key = null }, places) : value;
+            var read = value is TomlTable inner ? Read(inner, keyPlace with { Table = keyPlace.Path, Key = null }, places, logger) : value;
             table.entries.Add(key, new ConfigEntry(keyPlace, read));
         }
 
@@ -111,4 +133,7 @@ internal sealed class ConfigTable
         var start = first.IndexOf(Separator, StringComparison.Ordinal);
         return start < 0 ? first : first[(start + Separator.Length)..];
     }
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "{Place}: {OldKey} is an old name; write {NewKey}")]
+    private static partial void LogOldName(ILogger logger, ConfigPlace place, string oldKey, string newKey);
 }

@@ -1,6 +1,7 @@
 using Hybrid.Backbone;
 using Hybrid.Modeling;
 using Hybrid.Training;
+using Microsoft.Extensions.Logging;
 
 namespace Hybrid.Configuration;
 
@@ -28,17 +29,20 @@ public sealed record HybridConfig
 
     /// <summary>Reads a file.</summary>
     /// <param name="path">The file, in UTF-8.</param>
+    /// <param name="logger">Receives warnings, of old names for example; null means nobody.</param>
     /// <returns>The configuration, validated.</returns>
     /// <exception cref="HybridConfigException">The file is not TOML, or a key or a value in it is wrong.</exception>
     /// <exception cref="IOException">The file cannot be read.</exception>
-    public static HybridConfig Load(string path) => Parse(File.ReadAllText(path), path);
+    public static HybridConfig Load(string path, ILogger? logger = null) => Parse(File.ReadAllText(path), path, logger);
 
     /// <summary>Reads a text.</summary>
     /// <param name="toml">The text; it must hold [model], [backbone] or [modules].</param>
     /// <param name="sourceName">What error texts call it.</param>
+    /// <param name="logger">Receives warnings, of old names for example; null means nobody.</param>
     /// <returns>The configuration, validated.</returns>
     /// <exception cref="HybridConfigException">The text is not TOML, or a key or a value in it is wrong.</exception>
-    public static HybridConfig Parse(string toml, string sourceName = "configuration") => HybridConfigReader.Read(toml, sourceName);
+    public static HybridConfig Parse(string toml, string sourceName = "configuration", ILogger? logger = null) =>
+        HybridConfigReader.Read(toml, sourceName, logger);
 
     /// <summary>
     /// The configuration in TOML, defaults written out, so that <see cref="Parse"/> gives an equal one. Properties of options records of

@@ -1,15 +1,21 @@
+using Hybrid.Mixers;
 using Hybrid.Routing;
 using Hybrid.Training;
+using Microsoft.Extensions.Logging;
 
 namespace Hybrid.Configuration;
 
 /// <summary>Reads the sections of a configuration.</summary>
 internal static class HybridConfigReader
 {
+    private const string MambaConfigKey = "mamba_config";
+    private const string FusedKernelsKey = "use_fused_kernels";
+    private const string OldFusedKernelsKey = "use_tpu_optimizations";
+
     /// <inheritdoc cref="HybridConfig.Parse"/>
-    public static HybridConfig Read(string toml, string sourceName)
+    public static HybridConfig Read(string toml, string sourceName, ILogger? logger = null)
     {
-        var root = ConfigTable.Parse(toml, sourceName);
+        var root = ConfigTable.Parse(toml, sourceName, logger);
         root.RejectUnknown(["model", "training", "backbone", "modules"]);
         var (model, training) = (root.FindTable("model"), root.FindTable("training"));
         var (backbone, modules) = (root.FindTable("backbone"), root.FindTable("modules"));
@@ -28,13 +34,31 @@ internal static class HybridConfigReader
         };
     }
 
+    /// <summary>Makes an options record from a file that holds its table alone.</summary>
+    public static object ReadTable(string toml, string sourceName, string name, Type optionsType)
+    {
+        var root = ConfigTable.Parse(toml, sourceName);
+        root.RejectUnknown([name]);
+        var table = root.FindTable(name) ?? throw root.Place.Wrong($"[{name}]", "nothing");
+        var options = OptionsBinder.Bind(table, optionsType);
+        OptionsBinder.Validate(options, table, table.Place, width: 0);
+        return options;
+    }
+
     /// <summary>Makes the options record of a mixer from its table.</summary>
     public static object ReadMixer(ConfigTable table, Type optionsType, long width, params IEnumerable<string> alsoKnown)
     {
-        if (optionsType == typeof(HybridAttentionOptions))
+        if (optionsType == typeof(MambaOptions))
         {
+            table.Rename(OldFusedKernelsKey, FusedKernelsKey);
+        }
+        else if (optionsType == typeof(HybridAttentionOptions))
+        {
+            table.Rename(OldFusedKernelsKey, FusedKernelsKey);
+            table.FindTable(MambaConfigKey)?.Rename(OldFusedKernelsKey, FusedKernelsKey);
             table.MoveInto("attention_config", "num_heads");
-            alsoKnown = [.. alsoKnown, "num_heads"];
+            table.MoveInto(MambaConfigKey, FusedKernelsKey);
+            alsoKnown = [.. alsoKnown, "num_heads", FusedKernelsKey];
         }
 
         var options = OptionsBinder.Bind(table, optionsType, width, alsoKnown);

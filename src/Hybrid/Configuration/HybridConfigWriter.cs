@@ -37,6 +37,14 @@ internal static class HybridConfigWriter
         return text.ToString();
     }
 
+    /// <summary>A file with one table.</summary>
+    public static string WriteTable(string name, object record)
+    {
+        var text = new StringBuilder();
+        WriteRecord(text, name, record);
+        return text.ToString();
+    }
+
     private static void WriteLayered(StringBuilder text, string path, object record, IReadOnlyDictionary<string, object> mixers)
     {
         WriteRecord(text, path, record);

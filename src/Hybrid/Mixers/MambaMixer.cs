@@ -50,6 +50,14 @@ public sealed record MambaOptions
     /// <summary>RMS norms with weights on dt, B and C, as in Jamba. Default false.</summary>
     public bool UseInnerNorms { get; init; }
 
+    /// <summary>
+    /// How the recurrence runs; all give the same numbers. Default: the fused kernel where it can run, else the associative form.
+    /// </summary>
+    public ScanType ScanType { get; init; } = ScanType.Auto;
+
+    /// <summary>False keeps to plain tensor operations, which excludes <see cref="ScanType.Fused"/>. Default true.</summary>
+    public bool UseFusedKernels { get; init; } = true;
+
     /// <summary>Epsilon of the inner norms. Default 1e-6.</summary>
     public double InnerNormEps { get; init; } = 1e-6;
 
@@ -72,6 +80,11 @@ public sealed record MambaOptions
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DtLimitMin), DtLimitMin ?? 0, 0);
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DtLimitMax), DtLimitMax ?? double.PositiveInfinity, DtLimitMin ?? 0);
         OptionRange.Positive(nameof(MambaOptions), nameof(InnerNormEps), InnerNormEps);
+        if (ScanType == ScanType.Fused && !UseFusedKernels)
+        {
+            throw new ArgumentException(
+                "MambaOptions.UseFusedKernels must be true with the scan type Fused; got false.", nameof(UseFusedKernels));
+        }
     }
 }
 
@@ -104,6 +117,7 @@ public sealed class MambaState : MixerState
 public sealed class MambaMixer : SequenceMixer
 {
     private readonly MambaOptions options;
+    private readonly ScanType scanType;
     private readonly long inner;
     private readonly long rank;
 
@@ -147,6 +161,7 @@ public sealed class MambaMixer : SequenceMixer
         options.Validate();
         inner = options.ExpandFactor * width;
         rank = options.ResolveDtRank(width);
+        scanType = options is { ScanType: ScanType.Auto, UseFusedKernels: false } ? ScanType.Associative : options.ScanType;
 
         inProjection = Linear(width, 2 * inner, hasBias: options.UseBias);
         convolution = new ShortConvolution(inner, options.DConv, options.UseConvBias, options.Activation);
@@ -207,12 +222,34 @@ public sealed class MambaMixer : SequenceMixer
 
         var (y, recurrent) = SelectiveScan.Apply(
             convolved, delta, Decay(), inputMatrix, outputMatrix, skip, halves[1], bias, softplus,
-            state?.Recurrent, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false);
+            state?.Recurrent, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false, scanType);
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(outProjection.call(y)).MoveToOuterDisposeScope();
     }
+
+    /// <summary>Mixes a batch and says how.</summary>
+    /// <param name="x">Input [B, T, D].</param>
+    /// <param name="context">State, padding, packed rows; null means none.</param>
+    /// <returns>Output [B, T, D] and the metrics of the call.</returns>
+    public HybridOutput<ScanMetrics> Run(Tensor x, MixerContext? context = null)
+    {
+        context ??= MixerContext.None;
+        var output = forward(x, context);
+        var shape = x.shape;
+        var algorithm = Algorithm(x, context);
+        var kernel = algorithm == ScanType.Fused ? "SelectiveScan.Cpu" : "SelectiveScan.Reference";
+        return new HybridOutput<ScanMetrics>(
+            output,
+            new ScanMetrics(algorithm, ScanComplexity.Of(algorithm), kernel, shape[1], shape[0], options.DState, x.device_type));
+    }
+
+    /// <summary>Cost of mixing T tokens like these, without state and packed rows.</summary>
+    internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(Algorithm(x, MixerContext.None));
+
+    private ScanType Algorithm(Tensor x, MixerContext context) =>
+        SelectiveScan.Resolve(scanType, x, channelsShareMatrices: true, packed: context.SequenceIds is not null);
 
     /// <summary>A = -exp(A_log), [E, N], in the precision of the state.</summary>
     private Tensor Decay() => decayLog.to_type(StatePrecision.Of(decayLog.dtype)).exp().neg();

@@ -2,79 +2,34 @@ using Hybrid.Attention;
 using Hybrid.Backbone;
 using Hybrid.Layers;
 using Hybrid.Mixers;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using static TorchSharp.torch;
 
 namespace Hybrid.Routing;
 
-/// <summary>Options of <see cref="HybridAttention"/>.</summary>
-public sealed record HybridAttentionOptions
-{
-    /// <summary>Length, in tokens, from which sequences go to the state-space branch; at least 1. Default 512.</summary>
-    public long MambaThreshold { get; init; } = 512;
-
-    /// <summary>Longest sequence for attention, in tokens; at least 1. Default 2048.</summary>
-    public long TransformerMaxLength { get; init; } = 2048;
-
-    /// <summary>How the policy states its confidence. Default: margin.</summary>
-    public ConfidenceKind Confidence { get; init; } = ConfidenceKind.Margin;
-
-    /// <summary>
-    /// True (the default) where the router stands alone: each branch is <c>x + mixer(norm x)</c>, then <c>x + ffn(norm x)</c>. False
-    /// inside a backbone, whose blocks have the norm and the residual.
-    /// </summary>
-    public bool ResidualBranches { get; init; } = true;
-
-    /// <summary>Inner width of the branches' feed-forward layer; null means its default for the width.</summary>
-    public long? IntermediateSize { get; init; }
-
-    /// <summary>Dropout on each residual branch while training. Default 0.1; without residual branches it does not apply.</summary>
-    public double DropoutRate { get; init; } = 0.1;
-
-    /// <summary>Epsilon of the branches' norms; positive. Default 1e-12.</summary>
-    public double LayerNormEps { get; init; } = 1e-12;
-
-    /// <summary>The attention branch.</summary>
-    public AttentionOptions AttentionConfig { get; init; } = new();
-
-    /// <summary>The state-space branch.</summary>
-    public MambaOptions MambaConfig { get; init; } = new();
-
-    /// <summary>
-    /// Two branches with weights of their own (the default), or one set of weights that serves both, as <see cref="SharedConfig"/> says.
-    /// </summary>
-    public BranchWeights Weights { get; init; }
-
-    /// <summary>The mixer of shared weights, its TransPoint being <see cref="MambaThreshold"/> unless given; null means its defaults.</summary>
-    public TransPointOptions? SharedConfig { get; init; }
-
-    /// <summary>Throws where a value is out of its range.</summary>
-    public void Validate()
-    {
-        OptionRange.AtLeast(nameof(HybridAttentionOptions), nameof(MambaThreshold), MambaThreshold, 1);
-        OptionRange.AtLeast(nameof(HybridAttentionOptions), nameof(TransformerMaxLength), TransformerMaxLength, 1);
-        OptionRange.AtLeast(nameof(HybridAttentionOptions), nameof(IntermediateSize), IntermediateSize ?? 1, 1);
-        OptionRange.DropRate(nameof(HybridAttentionOptions), nameof(DropoutRate), DropoutRate);
-        OptionRange.Positive(nameof(HybridAttentionOptions), nameof(LayerNormEps), LayerNormEps);
-        SharedWeights.Validate(this);
-    }
-}
-
 /// <summary>
-/// The router: a short sequence goes to attention, a long one to Mamba. Both branches are causal and wrapped alike, so that the route
-/// changes neither causality nor the class of functions. The route of a sequence is chosen at its first call and stays with its state:
-/// a key-value cache is not a recurrent state.
+/// The router: a <see cref="RoutingPolicy"/> sends each sequence to attention or to Mamba, by default short ones to attention and long ones
+/// to Mamba. Both branches are causal and wrapped alike, so that the route changes neither causality nor the class of functions. The
+/// route of a sequence is chosen at its first call and stays with its state: a key-value cache is not a recurrent state.
 /// </summary>
-/// <remarks>A padded batch is routed as a whole, by its longest row.</remarks>
-public sealed class HybridAttention : SequenceMixer
+/// <remarks>
+/// With <see cref="MixerContext.Lengths"/> each row is decided on its own, as with a policy that reads content; rows are grouped by route,
+/// run and put back, which equals calls row by row. Without, the batch is one decision.
+/// </remarks>
+public sealed partial class HybridAttention : SequenceMixer
 {
-    private readonly LengthThresholdPolicy policy;
+    private readonly HybridAttentionOptions options;
     private readonly Lock countersLock = new();
+    private volatile RouteDecider decider;
     private long mambaCount;
     private long attentionCount;
     private long totalLength;
     private RoutingDecision? last;
+    private long newBatches;
 
     [ComponentName(Name = "attention")]
     private readonly SequenceMixer attention;
@@ -88,7 +43,7 @@ public sealed class HybridAttention : SequenceMixer
     public HybridAttention(long width, HybridAttentionOptions? options = null)
         : base(nameof(HybridAttention), width)
     {
-        options ??= new HybridAttentionOptions();
+        this.options = options ??= new HybridAttentionOptions();
         options.Validate();
         if (options.Weights == BranchWeights.Shared)
         {
@@ -96,7 +51,7 @@ public sealed class HybridAttention : SequenceMixer
                 "HybridAttention: shared weights leave nothing to route; MixerRegistry.Create(\"hybrid_attention\", ...) makes their mixer.", nameof(options));
         }
 
-        policy = new LengthThresholdPolicy(options.MambaThreshold, options.TransformerMaxLength, options.Confidence);
+        decider = new RouteDecider(RoutingPolicyRegistry.Create(options), options);
         attention = Wrap(new MultiHeadAttention(width, options.AttentionConfig), options);
         mamba = Wrap(new MambaMixer(width, options.MambaConfig), options);
         RegisterComponents();
@@ -105,15 +60,52 @@ public sealed class HybridAttention : SequenceMixer
     /// <summary>Sends every new sequence down one branch, whatever the policy says; null, the default, lets the policy decide.</summary>
     public Route? Override { get; set; }
 
+    /// <summary>What decides. Setting it, also to the same policy, empties the decision cache.</summary>
+    public RoutingPolicy Policy
+    {
+        get => decider.Policy;
+        set => decider = new RouteDecider(value, options);
+    }
+
+    /// <summary>Receives decisions where <see cref="HybridAttentionOptions.LogDecisions"/> is set. Default: nobody.</summary>
+    public ILogger Logger { get; set; } = NullLogger.Instance;
+
+    /// <summary>Scores the outputs of <see cref="Run"/>. Default: none.</summary>
+    public IQualityProbe? QualityProbe { get; set; }
+
+    /// <summary>Free memory of a device in MiB, or null where unknown, for policies that read it. Default: <see cref="FreeMemory.OfDevice"/>.</summary>
+    public Func<Device, long?> MemoryProbe { get; set; } = FreeMemory.OfDevice;
+
     /// <summary>The mixer of a branch, without its norms.</summary>
     /// <param name="route">Which branch.</param>
     /// <returns>The mixer.</returns>
     public SequenceMixer Branch(Route route) => Select(route) is ResidualBlock { Mixer: { } mixer } ? mixer : Select(route);
 
-    /// <summary>What the router would decide for a sequence of this length now. Counts nothing.</summary>
+    /// <summary>What the router would decide for a sequence of this length now, on the CPU in float32. Counts nothing.</summary>
     /// <param name="length">Length in tokens; at least 1.</param>
     /// <returns>The decision.</returns>
-    public RoutingDecision Decide(long length) => Override is { } forced ? policy.Force(forced, length) : policy.Decide(length, training);
+    public RoutingDecision Decide(long length) => Decide(new RoutingRequest(length) { Training = training });
+
+    /// <summary>What the router would decide now. Counts nothing but the hits and misses of the cache.</summary>
+    /// <param name="request">What is known of the sequence.</param>
+    /// <returns>The decision.</returns>
+    public RoutingDecision Decide(in RoutingRequest request) =>
+        Override is { } forced ? Policy.Force(forced, request.Length) : decider.Decide(request);
+
+    /// <summary>
+    /// Measures both branches over lengths, on the device and with the dtype of the weights, and lets an <see cref="AdaptivePolicy"/> of
+    /// this router use it.
+    /// </summary>
+    /// <param name="lengths">Lengths in tokens, ascending.</param>
+    /// <param name="batchSize">Sequences of a call; at least 1.</param>
+    /// <param name="repeats">Runs a length, of which the median counts; at least 1.</param>
+    /// <returns>The measurement, which can be saved as TOML.</returns>
+    public RoutingCalibration Calibrate(IReadOnlyList<long> lengths, long batchSize = 1, int repeats = 5)
+    {
+        var calibration = RoutingCalibration.Measure(this, lengths, batchSize, repeats);
+        (Policy as AdaptivePolicy)?.Adopt(calibration);
+        return calibration;
+    }
 
     /// <summary>The counts so far.</summary>
     /// <returns>A snapshot.</returns>
@@ -126,13 +118,19 @@ public sealed class HybridAttention : SequenceMixer
         }
     }
 
-    /// <summary>Sets the counts to zero.</summary>
+    /// <summary>The counts of the decision cache; all zero without one.</summary>
+    /// <returns>A snapshot.</returns>
+    public DecisionCacheMetrics GetCacheMetrics() => decider.Cache?.GetMetrics() ?? default;
+
+    /// <summary>Sets the counts to zero, those of the cache too.</summary>
     public void ResetMetrics()
     {
         lock (countersLock)
         {
             (mambaCount, attentionCount, totalLength, last) = (0, 0, 0, null);
         }
+
+        decider.Cache?.ResetMetrics();
     }
 
     /// <inheritdoc/>
@@ -146,55 +144,43 @@ public sealed class HybridAttention : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context)
+    public override Tensor forward(Tensor x, MixerContext context) => Execute(x, context, CallTiming.None).Output;
+
+    /// <summary>Runs the router and says what it did.</summary>
+    /// <param name="x">Input [B, T, D].</param>
+    /// <param name="context">State, padding, packed rows; null means none.</param>
+    /// <returns>Output [B, T, D], in the caller's dispose scope, and the metrics of the call.</returns>
+    public HybridOutput<RoutingCallMetrics> Run(Tensor x, MixerContext? context = null)
     {
-        var shape = x.shape;
-        if (shape is not [>= 1, >= 1, var width] || width != Width)
+        context ??= MixerContext.None;
+        using var scope = NewDisposeScope();
+        var before = context.State is RoutedState { Groups.Count: > 0 };
+        var call = Execute(x, context, options.Timing);
+        var groups = call.Groups.Select(group => group.Route).Distinct().ToArray();
+        var metrics = new RoutingCallMetrics
         {
-            throw new ArgumentException($"{GetName()}: x must be [B, T, {Width}] with B, T >= 1; got [{string.Join(", ", shape)}].", nameof(x));
-        }
-
-        var state = RequireState<RoutedState>(context.State, shape[0]);
-        if (state?.Inner is { } chosen)
-        {
-            return Run(state.Route!.Value, chosen);
-        }
-
-        // Lengths that are wrong are refused by the branch.
-        var decision = Decide(context.Lengths is { Count: > 0 } lengths ? Math.Max(1, lengths.Max()) : shape[1]);
-        if (state is null)
-        {
-            var output = Run(decision.Route, null);
-            Count(decision);
-            return output;
-        }
-
-        // The state is the sequence's own from the first call that succeeds on; a refused call leaves it unrouted.
-        var fresh = Select(decision.Route).CreateState(shape[0]);
-        try
-        {
-            var y = Run(decision.Route, fresh);
-            Count(decision);
-            state.Choose(decision, fresh);
-            return y;
-        }
-        catch
-        {
-            fresh.Dispose();
-            throw;
-        }
-
-        Tensor Run(Route route, MixerState? inner)
-        {
-            var y = Select(route).forward(x, context.WithState(inner));
-            state?.Advance(shape[1], context.Lengths);
-            return y;
-        }
+            Decisions = call.Decisions,
+            SelectedModule = groups is [var only] ? RoutingTelemetry.NameOf(only) : "mixed",
+            Complexity = groups.Contains(Route.Attention) ? AttentionComplexity : ((MambaMixer)Branch(Route.Mamba)).Complexity(x),
+            SequenceLength = x.size(1),
+            BatchSize = x.size(0),
+            Continued = before,
+            RouterTimeUs = call.RouterTimeUs,
+            ProcessingTimeMs = call.ProcessingTimeMs,
+            QualityScore = QualityProbe?.Score(call.Output, context),
+            BranchAgreement = before || groups.Length > 1 ? null : Shadow(groups[0], x, context, call.Output),
+        };
+        return new HybridOutput<RoutingCallMetrics>(call.Output.MoveToOuterDisposeScope(), metrics);
     }
 
-    /// <summary>Adds a decision to the counts; from any thread.</summary>
-    internal void Count(RoutingDecision decision)
+    /// <summary>Adds a decision to the counts, where they are kept; from any thread.</summary>
+    internal void Count(in RoutingDecision decision)
     {
+        if (!options.CollectMetrics)
+        {
+            return;
+        }
+
         lock (countersLock)
         {
             mambaCount += decision.Route == Route.Mamba ? 1 : 0;
@@ -202,9 +188,39 @@ public sealed class HybridAttention : SequenceMixer
             totalLength += decision.Length;
             last = decision;
         }
+
+        RoutingTelemetry.Decided(decision);
     }
 
     internal SequenceMixer Select(Route route) => route == Route.Mamba ? mamba : attention;
+
+    private ComputeComplexity AttentionComplexity =>
+        new(options.AttentionConfig.WindowSize is { } window ? $"O({window} T)" : "O(T^2)", "O(log T)");
+
+    /// <summary>
+    /// In a share of the calls, runs the other branch too and compares: the mean cosine of the outputs over all tokens, padding, which is
+    /// zero on both sides, left out.
+    /// </summary>
+    private double? Shadow(Route taken, Tensor x, MixerContext context, Tensor output)
+    {
+        // Every n-th call: floor(i * rate) grows by one in just the share of calls that is asked for.
+        var call = Interlocked.Increment(ref newBatches);
+        if (training || Math.Floor(call * options.ShadowRate) == Math.Floor((call - 1) * options.ShadowRate))
+        {
+            return null;
+        }
+
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        var other = Select(taken == Route.Mamba ? Route.Attention : Route.Mamba).forward(x, context.WithState(null)).to_type(ScalarType.Float64);
+        var own = output.detach().to_type(ScalarType.Float64);
+        var norms = own.square().sum(dim: -1).sqrt() * other.square().sum(dim: -1).sqrt();
+        var real = norms.gt(0);
+        var agreement = ((own * other).sum(dim: -1) / norms.clamp_min(double.Epsilon)).masked_fill(real.logical_not(), 0).sum().ToDouble()
+            / Math.Max(1, real.sum().ToDouble());
+        RoutingTelemetry.Agreed(agreement);
+        return agreement;
+    }
 
     /// <summary>A branch: the mixer in its residual block, if the options ask for one.</summary>
     internal static SequenceMixer Wrap(SequenceMixer mixer, HybridAttentionOptions options) =>

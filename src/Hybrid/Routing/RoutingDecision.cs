@@ -10,20 +10,38 @@ public enum Route
     Mamba,
 }
 
-/// <summary>Why a router chose as it did.</summary>
+/// <summary>Why a router chose as it did. The numbers are stable: they may be stored and compared across versions.</summary>
 public enum RoutingReason
 {
     /// <summary>The sequence reaches the threshold: the recurrence is the cheaper form.</summary>
-    LongSequenceEfficiency,
+    LongSequenceEfficiency = 0,
 
     /// <summary>The sequence is below the threshold: attention is affordable and exact.</summary>
-    ShortSequencePrecision,
+    ShortSequencePrecision = 1,
 
     /// <summary>Below the threshold, but longer than attention takes.</summary>
-    EdgeCasePreferEfficiency,
+    EdgeCasePreferEfficiency = 2,
 
     /// <summary>The caller forced the route.</summary>
-    Forced,
+    Forced = 3,
+
+    /// <summary>The content is novel or varied: attention recalls it exactly.</summary>
+    NovelContent = 4,
+
+    /// <summary>The content repeats itself: a recurrent state holds it.</summary>
+    RepetitiveContent = 5,
+
+    /// <summary>The branch was measured to be the faster one at this length.</summary>
+    MeasuredFaster = 6,
+
+    /// <summary>A rule of the policy matched; the detail is the rule.</summary>
+    Rule = 7,
+
+    /// <summary>The weighted sum of several signals.</summary>
+    WeightedSignals = 8,
+
+    /// <summary>The route came with a state that was read from a file, without its decision.</summary>
+    Restored = 9,
 }
 
 /// <summary>What a router decided for a sequence.</summary>
@@ -32,15 +50,6 @@ public enum RoutingReason
 /// <param name="Detail">The same in words, with what modified the decision.</param>
 /// <param name="Confidence">0..1; what it means is the policy's to say.</param>
 /// <param name="Length">The length that was decided on, in tokens.</param>
-/// <param name="Threshold">The threshold in force, in tokens.</param>
+/// <param name="Threshold">The length threshold in force, in tokens; 0 where the policy has none.</param>
 public readonly record struct RoutingDecision(
     Route Route, RoutingReason Reason, string Detail, double Confidence, long Length, long Threshold);
-
-/// <summary>Counts of a router since its construction or the last reset, as one consistent snapshot.</summary>
-/// <param name="TotalDecisions">Decisions taken.</param>
-/// <param name="MambaCount">Decisions for the state-space branch.</param>
-/// <param name="AttentionCount">Decisions for attention.</param>
-/// <param name="AverageLength">Mean length of the routed sequences, in tokens; 0 before the first.</param>
-/// <param name="Last">The latest decision, or null before the first.</param>
-public sealed record RoutingMetrics(
-    long TotalDecisions, long MambaCount, long AttentionCount, double AverageLength, RoutingDecision? Last);

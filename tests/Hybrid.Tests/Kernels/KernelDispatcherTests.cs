@@ -1,5 +1,5 @@
 using Hybrid.Kernels;
-using Microsoft.Extensions.Logging;
+using Hybrid.Tests.Infrastructure;
 using Microsoft.Extensions.Logging.Abstractions;
 using Xunit;
 using static TorchSharp.torch;
@@ -11,7 +11,7 @@ public class KernelDispatcherTests
     [Fact]
     public void ARefusedKernelIsLoggedOnceWithItsReason()
     {
-        var log = new Recorder();
+        var log = new ListLogger();
         KernelDispatcher.ForgetRefusals();
         KernelDispatcher.Logger = log;
         try
@@ -29,18 +29,5 @@ public class KernelDispatcherTests
         }
 
         Assert.Equal(["SelectiveScan.Cpu: the reference kernel runs, because B or C differs between channels"], log.Messages);
-    }
-
-    private sealed class Recorder : ILogger
-    {
-        public List<string> Messages { get; } = [];
-
-        public IDisposable? BeginScope<TState>(TState state)
-            where TState : notnull => null;
-
-        public bool IsEnabled(LogLevel logLevel) => true;
-
-        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter) =>
-            Messages.Add(formatter(state, exception));
     }
 }

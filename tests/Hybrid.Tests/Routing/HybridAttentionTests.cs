@@ -158,19 +158,6 @@ public class HybridAttentionTests
     }
 
     [Fact]
-    public void APaddedBatchIsRoutedByItsLongestRow()
-    {
-        using var scope = NewDisposeScope();
-        using var guard = no_grad();
-        using var router = Bare();
-        var x = Values.Normal(5, 2, 14, Width);
-        router.forward(x, new MixerContext { Lengths = [9, 3] });
-        Assert.Equal((Route.Attention, 9), (router.GetMetrics().Last!.Value.Route, router.GetMetrics().Last!.Value.Length));
-        router.forward(x, new MixerContext { Lengths = [2, 10] });
-        Assert.Equal((Route.Mamba, 10), (router.GetMetrics().Last!.Value.Route, router.GetMetrics().Last!.Value.Length));
-    }
-
-    [Fact]
     public void ARefusedCallCountsNothing()
     {
         using var scope = NewDisposeScope();

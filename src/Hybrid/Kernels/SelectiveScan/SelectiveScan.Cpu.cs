@@ -11,15 +11,15 @@ public static partial class SelectiveScan
     /// True where the SIMD recurrence can run; otherwise <paramref name="reason"/> says why not. It covers float32 on CPU with B and C
     /// shared by all channels.
     /// </summary>
-    internal static bool CanRunOnCpu(Tensor u, Tensor B, Tensor C, Tensor? restart, out string reason)
+    internal static bool CanRunOnCpu(Tensor u, bool channelsShareMatrices, bool packed, out string reason)
     {
-        reason = (KernelDispatcher.ReferenceOnly, u.device_type, u.dtype, B.dim(), C.dim(), restart) switch
+        reason = (KernelDispatcher.ReferenceOnly, u.device_type, u.dtype, channelsShareMatrices, packed) switch
         {
-            (true, _, _, _, _, _) => "HYBRID_KERNELS=reference",
-            (_, not DeviceType.CPU, _, _, _, _) => $"the tensors are on {u.device_type}",
-            (_, _, not ScalarType.Float32, _, _, _) => $"the tensors are {u.dtype}",
-            (_, _, _, not 3, _, _) or (_, _, _, _, not 3, _) => "B or C differs between channels",
-            (_, _, _, _, _, not null) => "rows are packed",
+            (true, _, _, _, _) => "HYBRID_KERNELS=reference",
+            (_, not DeviceType.CPU, _, _, _) => $"the tensors are on {u.device_type}",
+            (_, _, not ScalarType.Float32, _, _) => $"the tensors are {u.dtype}",
+            (_, _, _, false, _) => "B or C differs between channels",
+            (_, _, _, _, true) => "rows are packed",
             _ => "",
         };
         return reason.Length == 0;

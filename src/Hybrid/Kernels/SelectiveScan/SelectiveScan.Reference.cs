@@ -9,16 +9,17 @@ public static partial class SelectiveScan
     /// The scan from plain tensor operations, on any device, differentiable by autograd. Time is cut into about sqrt(T) chunks of
     /// about sqrt(T) steps: all chunks run their steps side by side from a zero state, then the states between chunks are chained,
     /// then every step receives what its chunk was handed. Work is O(T), depth O(sqrt T); only products of decays occur, each at
-    /// most 1, so no step size can overflow.
+    /// most 1, so no step size can overflow. <paramref name="linear"/>: all of time is one chunk, one step after the other.
     /// </summary>
     internal static (Tensor Y, Tensor FinalState) Reference(
-        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, bool deltaSoftplus, Tensor? initialState, Tensor? mask, Tensor? restart)
+        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, bool deltaSoftplus, Tensor? initialState, Tensor? mask, Tensor? restart,
+        bool linear = false)
     {
         var dtype = u.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var shape = u.shape;
         var (batch, time, channels, stateSize) = (shape[0], shape[1], shape[2], A.shape[1]);
         var input = u.to_type(dtype);
-        var chunks = new TimeChunks(batch, time);
+        var chunks = new TimeChunks(batch, time, linear ? time : (long)Math.Ceiling(Math.Sqrt(time)));
 
         var step = StepSizes(delta.to_type(dtype), deltaBias?.to_type(dtype), deltaSoftplus, mask);
         var steps = chunks.Split(step);                                                  // [L, G, E], L steps of G = B * chunks rows
@@ -117,11 +118,11 @@ public static partial class SelectiveScan
         private readonly long batch;
         private readonly long time;
 
-        public TimeChunks(long batch, long time)
+        public TimeChunks(long batch, long time, long steps)
         {
             this.batch = batch;
             this.time = time;
-            Steps = Math.Max(1, (long)Math.Ceiling(Math.Sqrt(time)));
+            Steps = steps;
             Count = (time + Steps - 1) / Steps;
         }
 

@@ -25,6 +25,7 @@ public static partial class SelectiveScan
     /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of
     /// the graph.
     /// </param>
+    /// <param name="scanType">How the recurrence runs; all give the same numbers. A fused kernel that cannot run says so in the log.</param>
     /// <returns>Output [B, T, E] in the dtype of <paramref name="u"/>, and the state after the last step [B, E, N].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor Y, Tensor FinalState) Apply(
@@ -40,20 +41,38 @@ public static partial class SelectiveScan
         Tensor? initialState = null,
         Tensor? mask = null,
         Tensor? restart = null,
-        bool stateGradient = true)
+        bool stateGradient = true,
+        ScanType scanType = ScanType.Auto)
     {
         Validate(u, delta, A, B, C, D, z, deltaBias, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var fast = CanRunOnCpu(u, B, C, restart, out var reason);
-        if (!fast)
+        var (y, state) = Resolve(scanType, u, B.dim() == 3 && C.dim() == 3, restart is not null) switch
         {
-            KernelDispatcher.Refused("SelectiveScan.Cpu", reason);
+            ScanType.Fused => Cpu(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, stateGradient),
+            var plain => Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart, linear: plain == ScanType.Linear),
+        };
+        return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>The form that runs: linear, associative or fused.</summary>
+    /// <param name="scanType">What was asked for.</param>
+    /// <param name="u">Input [B, T, E], for its device and dtype.</param>
+    /// <param name="channelsShareMatrices">True where B and C are the same for all channels.</param>
+    /// <param name="packed">True where rows are packed.</param>
+    internal static ScanType Resolve(ScanType scanType, Tensor u, bool channelsShareMatrices, bool packed)
+    {
+        if (scanType is ScanType.Linear or ScanType.Associative)
+        {
+            return scanType;
         }
 
-        var (y, state) = fast
-            ? Cpu(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, stateGradient)
-            : Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart);
-        return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
+        if (CanRunOnCpu(u, channelsShareMatrices, packed, out var reason))
+        {
+            return ScanType.Fused;
+        }
+
+        KernelDispatcher.Refused("SelectiveScan.Cpu", reason);
+        return ScanType.Associative;
     }
 
     private static void Validate(
