@@ -61,7 +61,7 @@ internal sealed class SharedAttention
             (query, key) = (rotary.Rotate(query, angles), rotary.Rotate(key, angles));
         }
 
-        var visible = new KeyVisibility(cache?.Held ?? [0], time, window: null, sequenceIds, device);
+        var visible = new KeyVisibility(cache?.Positions ?? [0], time, window: null, sequenceIds, device);
         var stored = tokens.Value.reshape(batch, time, groups, GroupWidth).transpose(1, 2);
         if (cache is not null)
         {

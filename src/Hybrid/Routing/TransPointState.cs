@@ -82,8 +82,11 @@ public sealed class TransPointState : MixerState
         base.Dispose(disposing);
     }
 
-    internal override void AddMetadata(Dictionary<string, string> metadata, string prefix) =>
+    internal override void AddMetadata(Dictionary<string, string> metadata, string prefix)
+    {
         metadata[prefix + "trans_point"] = $"{mixer.TransPoint}";
+        Cache?.AddMetadata(metadata, prefix);
+    }
 
     internal override Action PrepareRestore(StateReader reader, string prefix, long[] newPositions)
     {
