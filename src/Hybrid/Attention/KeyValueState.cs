@@ -18,7 +18,7 @@ public sealed class KeyValueState : MixerState
     private readonly long? window;
     private readonly string rotary;
 
-    private KeyValueState(Tensor keys, Tensor values, long? maxLength, long? window, string rotary)
+    internal KeyValueState(Tensor keys, Tensor values, long? maxLength, long? window, string rotary)
         : base(keys.size(0), ("k", keys), ("v", values)) => (this.maxLength, this.window, this.rotary) = (maxLength, window, rotary);
 
     /// <summary>Tokens that fit before the buffers grow, or with a window, before they are a ring.</summary>

@@ -130,7 +130,7 @@ public sealed class MixedHeadAttention : SequenceMixer
         var parts = new List<MixerState>();
         if (attentionHeads.Length > 0)
         {
-            parts.Add(KeyValueState.Create(batchSize, attentionHeads.Length, headWidth, options.MaxSeqLen, null, dtype, device));
+            parts.Add(KeyValueState.Create(batchSize, attentionHeads.Length, headWidth, options.MaxSeqLen, null, "none", dtype, device));
         }
 
         if (filter is not null)
@@ -210,14 +210,11 @@ public sealed class MixedHeadAttention : SequenceMixer
         Tensor AttendBackwards()
         {
             var cache = state?.KeysAndValues;
-            var visible = new KeyVisibility(cache?.Held ?? [0], batch.Length, null, context.SequenceIds, query.device);
-            if (cache is not null)
-            {
-                (key, value) = cache.Append(key, value);
-            }
-
-            var mixed = ScaledDotProduct.Apply(query, key, value, visible, scores, AttentionDropout);
-            cache?.Advance(batch.Length, batch.Lengths);
+            var visible = new KeyVisibility(
+                cache?.Visible ?? [0], batch.Length, null, context.SequenceIds, query.device, context.PrefixLengths);
+            var (allKeys, allValues) = cache?.Append(key, value) ?? (key, value);
+            var mixed = ScaledDotProduct.Apply(query, allKeys, allValues, visible, scores, AttentionDropout);
+            cache?.Advance(key, value, batch.Lengths);
             return mixed;
         }
 

@@ -41,15 +41,17 @@ internal sealed class SharedAttention
             zeros([batch, groups, capacity, stateSize], dtype: dtype, device: device),
             zeros([batch, groups, capacity, GroupWidth + (heads / groups)], dtype: dtype, device: device),
             maxLength,
-            window: null);
+            window: null,
+            rotary?.Settings ?? "none");
     }
 
     /// <summary>Mixes tokens and, with a cache, writes them behind those that are there.</summary>
     /// <param name="tokens">T tokens.</param>
     /// <param name="cache">Tokens before them, or null.</param>
     /// <param name="sequenceIds">Packed rows: int64 [B, T], or null.</param>
+    /// <param name="prefixLengths">Prefix of each row, at most T; null means none.</param>
     /// <returns>Output [B, T, H, K], and keys and values of all slots as the cache holds them (without one, the call's own).</returns>
-    public (Tensor Mixed, Tensor Keys, Tensor Values) Attend(SharedProjections tokens, KeyValueState? cache, Tensor? sequenceIds)
+    public (Tensor Mixed, Tensor Keys, Tensor Values) Attend(SharedProjections tokens, KeyValueState? cache, Tensor? sequenceIds, IReadOnlyList<long>? prefixLengths = null)
     {
         using var scope = NewDisposeScope();
         var shape = tokens.Value.shape;
@@ -61,7 +63,7 @@ internal sealed class SharedAttention
             (query, key) = (rotary.Rotate(query, angles), rotary.Rotate(key, angles));
         }
 
-        var visible = new KeyVisibility(cache?.Positions ?? [0], time, window: null, sequenceIds, device);
+        var visible = new KeyVisibility(cache?.Positions ?? [0], time, window: null, sequenceIds, device, prefixLengths);
         var stored = tokens.Value.reshape(batch, time, groups, GroupWidth).transpose(1, 2);
         if (cache is not null)
         {

@@ -157,7 +157,7 @@ public sealed class TransPointMixer : SequenceMixer
 
         var (y, recurrent) = context.SequenceIds is { } ids
             ? (MixPacked(tokens, ids, transPoint), null)
-            : MixRows(tokens, batch, state, transPoint);
+            : MixRows(tokens, batch, state, transPoint, context.PrefixLengths);
         var output = batch.End(outProjection.call(norm.call(y.flatten(2), parts[0])));
 
         state?.Update(window, recurrent!);
@@ -167,7 +167,8 @@ public sealed class TransPointMixer : SequenceMixer
 
     /// <summary>One sequence a row: attention over its tokens before the TransPoint, the state space over the others.</summary>
     /// <returns>Output [B, T, H, K], and the recurrent state [B, H, K, N]; null without a state.</returns>
-    private (Tensor Y, Tensor? Recurrent) MixRows(SharedProjections tokens, MixerBatch batch, TransPointState? state, long transPoint)
+    private (Tensor Y, Tensor? Recurrent) MixRows(
+        SharedProjections tokens, MixerBatch batch, TransPointState? state, long transPoint, IReadOnlyList<long>? prefixLengths)
     {
         var time = batch.Length;
         var split = new TransPointSplit(state?.Positions ?? new long[batch.Size], time, batch.Lengths, transPoint, tokens.Value.device);
@@ -178,7 +179,8 @@ public sealed class TransPointMixer : SequenceMixer
         if (most > 0)
         {
             var early = tokens.Narrow(0, most);
-            (attended, var keys, var values) = attention.Attend(early, state?.Cache, null);
+            (attended, var keys, var values) = attention.Attend(
+                early, state?.Cache, null, prefixLengths is null ? null : [.. prefixLengths.Select(prefix => Math.Min(prefix, most))]);
             pieces.Add(attended.narrow(1, 0, least));
             if (split.AnyCrosses && (state is not null || least < time))
             {
