@@ -41,6 +41,11 @@ public sealed partial class HybridAttention
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, x.dtype);
         var state = RequireState<RoutedState>(context.State, batch.Size);
+        if (state is not null && ReprefillLimit > 0 && context.PrefixLengths is not null)
+        {
+            throw new NotSupportedException($"{GetName()}: a state that can be read again (reprefill) does not keep PrefixLengths.");
+        }
+
         var start = Stopwatch.GetTimestamp();
         var isNew = state is not { Groups.Count: > 0 };
         var content = isNew ? MeasureContent(batch) : state!.Content;
@@ -251,6 +256,7 @@ public sealed partial class HybridAttention
             Lengths = lengths,
             PaddingSide = PaddingSide.Right,
             SequenceIds = context.SequenceIds?.index_select(0, rows),
+            PrefixLengths = context.PrefixLengths is { } prefixes ? [.. group.Rows.Select(row => prefixes[(int)row])] : null,
         });
         return longest == batch.Length
             ? output

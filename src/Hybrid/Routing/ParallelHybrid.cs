@@ -21,7 +21,8 @@ namespace Hybrid.Routing;
 /// gradient of the mean weight, the straight-through estimator of Bengio et al., arXiv 1308.3432) and, where
 /// <see cref="MixerContext.AuxiliaryLosses"/> is given, through the load loss <c>3 sum_p f_p P_p</c> over the share f of sequences on a
 /// path and its mean weight P (Fedus et al., arXiv 2101.03961).</para>
-/// <para>Without a state, the chosen path runs from the first token on, so that its gradients are those of the whole sequence.</para>
+/// <para>Without a state, the chosen path runs from the first token on, so that its gradients are those of the whole sequence.
+/// The adaptive mode refuses <see cref="MixerContext.PrefixLengths"/>.</para>
 /// </remarks>
 public sealed partial class ParallelHybrid : SequenceMixer
 {
@@ -94,6 +95,11 @@ public sealed partial class ParallelHybrid : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, outProjection.weight.dtype);
         var state = RequireState<ParallelHybridState>(context.State, batch.Size);
         state?.EnsureRoom(batch.Length, batch.Lengths);
+        if (options.Mode == ParallelHybridMode.Adaptive && context.PrefixLengths is not null)
+        {
+            throw new NotSupportedException(
+                $"{GetName()}: the adaptive mode takes no PrefixLengths: it runs the first {options.DecisionTokens} tokens of a sequence before the others.");
+        }
 
         // The paths see right-padded rows.
         var aligned = context with { State = null, Lengths = batch.Lengths, PaddingSide = PaddingSide.Right };

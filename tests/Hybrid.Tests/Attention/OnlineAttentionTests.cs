@@ -13,7 +13,7 @@ public class OnlineAttentionTests
     [Fact]
     public void TrainingMemoryGrowsWithTheLengthAndNotItsSquare()
     {
-        Assert.SkipUnless(OperatingSystem.IsLinux(), "The peak of the resident memory is read from /proc.");
+        ResidentMemory.SkipUnlessMeasured();
 
         // One float a pair of visible positions is 2 heads x T^2 / 2 x 4 bytes: 64 MiB at T = 4096. The inputs, the result, the gradients and
         // what the pass saves are 2 x 4096 x 4 floats each, 128 KiB.
@@ -33,17 +33,8 @@ public class OnlineAttentionTests
         var inputs = Enumerable.Range(1, 3).Select(seed => Values.Normal((ulong)seed, 1, 2, time, 4).requires_grad_(true)).ToArray();
         var visible = new KeyVisibility([0], time, null, null, CPU);
         var options = new AttentionOptions { Mode = AttentionMode.Online, ChunkSize = 256 };
-        GC.Collect();
-        File.WriteAllText("/proc/self/clear_refs", "5");
-        var before = Status("VmRSS:");
-        ScaledDotProduct.Apply(inputs[0], inputs[1], inputs[2], visible, options, dropout).sum().backward();
-        return Status("VmHWM:") - before;
-
-        static long Status(string key)
-        {
-            var line = File.ReadLines("/proc/self/status").First(text => text.StartsWith(key, StringComparison.Ordinal));
-            return 1024 * long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1]);
-        }
+        return ResidentMemory.PeakOf(
+            () => ScaledDotProduct.Apply(inputs[0], inputs[1], inputs[2], visible, options, dropout).sum().backward());
     }
 
     [Fact]

@@ -21,6 +21,9 @@ public abstract class MixerContractTests
     /// <summary>Makes a small mixer from torch's default generator.</summary>
     protected abstract SequenceMixer Create();
 
+    /// <summary>False where the mixer refuses <see cref="MixerContext.PrefixLengths"/>, as its docs say.</summary>
+    protected virtual bool HonoursPrefixes => true;
+
     [Fact]
     public void OutputHasTheShapeAndTypeOfTheInput()
     {
@@ -277,6 +280,14 @@ public abstract class MixerContractTests
         using var guard = no_grad();
         var x = Input(mixer, 24);
         var context = new MixerContext { PrefixLengths = [prefix, 4, 0] };
+        if (!HonoursPrefixes)
+        {
+            using var untouched = mixer.CreateState(Batch);
+            Assert.Throws<NotSupportedException>(() => mixer.forward(x, context with { State = untouched }));
+            Assert.Equal(0, untouched.Position);
+            return;
+        }
+
         var whole = mixer.forward(x, context);
         foreach (var kept in new[] { prefix, 16, 23 })
         {

@@ -43,6 +43,25 @@ public sealed class MixedLengthsTests : IDisposable
     }
 
     [Fact]
+    public void EachRowKeepsItsPrefix()
+    {
+        using var guard = no_grad();
+        var x = Values.Normal(1, Lengths.Length, 16, Width);
+        long[] prefixes = [2, 3, 8, 0, 1];
+        var y = router.forward(x, new MixerContext { Lengths = Lengths, PrefixLengths = prefixes });
+        for (var row = 0; row < Lengths.Length; row++)
+        {
+            var own = router.forward(x.narrow(0, row, 1).narrow(1, 0, Lengths[row]), new MixerContext { PrefixLengths = [prefixes[row]] });
+            TensorAssert.Close(own, y.narrow(0, row, 1).narrow(1, 0, Lengths[row]), Tolerance, $"row {row}");
+        }
+
+        using var anew = Make(ThresholdCrossing.Reprefill);
+        using var state = anew.CreateState(Lengths.Length);
+        Assert.Throws<NotSupportedException>(() => anew.forward(x, new MixerContext { State = state, PrefixLengths = prefixes }));
+        Assert.Equal(0, state.Position);
+    }
+
+    [Fact]
     public void EveryRowIsDecidedAndCounted()
     {
         using var guard = no_grad();

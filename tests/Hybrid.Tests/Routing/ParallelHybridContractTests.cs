@@ -23,6 +23,8 @@ public class AdaptiveParallelHybridContractTests : MixerContractTests
 {
     public override string RegistryName => "parallel_hybrid";
 
+    protected override bool HonoursPrefixes => false;
+
     protected override SequenceMixer Create() => SmallParallelHybrid.Make(
         new ParallelHybridOptions { Mode = ParallelHybridMode.Adaptive, DecisionTokens = 4 });
 }
@@ -32,12 +34,16 @@ public class DivergingParallelHybridContractTests : MixerContractTests
 {
     public override string RegistryName => "parallel_hybrid";
 
+    protected override bool HonoursPrefixes => false;
+
     protected override SequenceMixer Create() => SmallParallelHybrid.Diverging(3);
 }
 
 public abstract class ForcedParallelHybridContractTests(ParallelPath path) : MixerContractTests
 {
     public override string RegistryName => "parallel_hybrid";
+
+    protected override bool HonoursPrefixes => false;
 
     protected override SequenceMixer Create()
     {
