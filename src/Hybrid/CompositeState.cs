@@ -16,6 +16,18 @@ public class CompositeState : MixerState
     /// <summary>The states, in the order of the layers.</summary>
     public IReadOnlyList<MixerState> Parts => parts;
 
+    /// <summary>Checks that a state has the parts of a mixer that made it.</summary>
+    /// <param name="state">The state; null is none.</param>
+    /// <param name="mixer">The mixer, for the error text.</param>
+    /// <param name="count">Parts of its states.</param>
+    /// <returns>The state.</returns>
+    /// <exception cref="ArgumentException">It has another number of parts.</exception>
+    internal static CompositeState? Require(CompositeState? state, SequenceMixer mixer, int count) =>
+        state is null || state.Parts.Count == count
+            ? state
+            : throw new ArgumentException(
+                $"{mixer.GetName()}: the state must have {count} parts, made by CreateState; got {state.Parts.Count} parts.", nameof(state));
+
     /// <inheritdoc/>
     public override long ByteSize => parts.Sum(part => part.ByteSize);
 

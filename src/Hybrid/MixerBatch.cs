@@ -9,15 +9,18 @@ namespace Hybrid;
 /// </summary>
 public readonly struct MixerBatch
 {
+    private readonly Tensor? order;
     private readonly Tensor? restoreOrder;
 
-    private MixerBatch(Tensor input, long[] shape, IReadOnlyList<long>? lengths, Tensor? mask, Tensor? restoreOrder)
+    private MixerBatch(
+        Tensor input, long[] shape, IReadOnlyList<long>? lengths, Tensor? mask, Tensor? order = null, Tensor? restoreOrder = null)
     {
         Input = input;
         Size = shape[0];
         Length = shape[1];
         Lengths = lengths;
         Mask = mask;
+        this.order = order;
         this.restoreOrder = restoreOrder;
     }
 
@@ -62,7 +65,7 @@ public readonly struct MixerBatch
         ValidatePrefixLengths(name, context, shape, lengths);
         if (lengths is null)
         {
-            return new MixerBatch(x, shape, null, null, null);
+            return new MixerBatch(x, shape, null, null);
         }
 
         var steps = arange(shape[1], dtype: ScalarType.Int64, device: x.device).unsqueeze(0);
@@ -70,14 +73,24 @@ public readonly struct MixerBatch
         var mask = steps.lt(counts);
         if (context.PaddingSide == PaddingSide.Right)
         {
-            return new MixerBatch(x, shape, lengths, mask, null);
+            return new MixerBatch(x, shape, lengths, mask);
         }
 
         // Rotating each row by its padding puts the real tokens first; rotating back restores the order.
         var toFront = (steps + (shape[1] - counts)).remainder(shape[1]);
         var toBack = (steps + counts).remainder(shape[1]);
-        return new MixerBatch(Reorder(x, toFront), shape, lengths, mask, toBack);
+        return new MixerBatch(Reorder(x, toFront), shape, lengths, mask, toFront, toBack);
     }
+
+    /// <summary>The context of a mixer inside this one, whose input is in the order of <see cref="Input"/>.</summary>
+    /// <param name="context">The context of the call.</param>
+    /// <returns>The same context, padded on the right.</returns>
+    internal MixerContext Inner(MixerContext context) => context with
+    {
+        Lengths = Lengths,
+        PaddingSide = PaddingSide.Right,
+        StackInput = context.StackInput is { } input && order is not null ? Reorder(input, order) : context.StackInput,
+    };
 
     /// <summary>Zeroes the padding and restores the caller's order of tokens.</summary>
     /// <param name="y">Output [B, T, D] for <see cref="Input"/>.</param>

@@ -49,6 +49,9 @@ public sealed record MixerContext
     /// </summary>
     public ICollection<Tensor>? AuxiliaryLosses { get; init; }
 
+    /// <summary>What entered the first layer of the stack [B, T, D], for layers that read it again (Zamba2); null outside a stack.</summary>
+    internal Tensor? StackInput { get; init; }
+
     /// <summary>The same context for a layer with its own state.</summary>
     /// <param name="state">The layer's state.</param>
     /// <returns>A context with <paramref name="state"/> in place of the present one.</returns>

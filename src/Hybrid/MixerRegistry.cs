@@ -33,6 +33,7 @@ public static class MixerRegistry
         ["attention"] = Make<AttentionOptions>((width, options) => new MultiHeadAttention(width, options)),
         ["mixed_heads"] = Make<MixedHeadOptions>((width, options) => new MixedHeadAttention(width, options)),
         ["hybrid_attention"] = Make<HybridAttentionOptions>(SharedWeights.Create),
+        ["falcon_h1"] = Make<FalconH1Options>((width, options) => new FalconH1Mixer(width, options)),
         ["parallel"] = Make<ParallelMixerOptions>((width, options) => new ParallelMixer(width, options)),
         ["parallel_hybrid"] = Make<ParallelHybridOptions>((width, options) => new ParallelHybrid(width, options)),
         ["trans_point"] = Make<TransPointOptions>((width, options) => new TransPointMixer(width, options)),

@@ -3,6 +3,9 @@ using static TorchSharp.torch;
 
 namespace Hybrid;
 
+/// <summary>A mixer that normalises its own input; a residual block around it has no norm for it.</summary>
+internal interface INormalisingMixer;
+
 /// <summary>
 /// A causal sequence layer: <c>[B, T, D] -> [B, T, D]</c>, where <c>y[:, t]</c> depends only on <c>x[:, ..t]</c> and the state.
 /// Mamba, attention, the router between them and every layer that a user adds derive from this class; backbones and language models

@@ -1,3 +1,4 @@
+using Hybrid.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -33,6 +34,24 @@ public sealed record AttentionOptions
     /// <summary>Normalises queries and keys per head (mean 0, population variance 1, epsilon 1e-6, no weights). Default false.</summary>
     public bool QkLayernorm { get; init; }
 
+    /// <summary>
+    /// RMS norm of queries and keys per head before the rotation, with a factor of 1 + weight (Qwen3-Next); excludes
+    /// <see cref="QkLayernorm"/>. Default false.
+    /// </summary>
+    public bool QkRmsNorm { get; init; }
+
+    /// <summary>Epsilon of that norm; positive. Default 1e-6.</summary>
+    public double QkRmsNormEps { get; init; } = 1e-6;
+
+    /// <summary>
+    /// Multiplies each head's output by the sigmoid of a gate, which the query projection gives beside the query, head by head
+    /// (Qwen3-Next; Qiu et al., arXiv 2505.06708). Default false.
+    /// </summary>
+    public bool UseOutputGate { get; init; }
+
+    /// <summary>Factor of the keys; positive. Default 1.</summary>
+    public double KeyMultiplier { get; init; } = 1;
+
     /// <summary>Keys that a token sees, itself counted, besides those of a prefix that it is in; null means all before it.</summary>
     public long? WindowSize { get; init; }
 
@@ -50,6 +69,9 @@ public sealed record AttentionOptions
 
     /// <summary>Adds biases to the query, key and value projections. Default false.</summary>
     public bool UseBias { get; init; }
+
+    /// <summary>Adds a bias to the output projection. Default false.</summary>
+    public bool UseOutputBias { get; init; }
 
     /// <summary>Dropout on the attention weights while training. Default 0.</summary>
     public double DropoutRate { get; init; }
@@ -78,7 +100,14 @@ public sealed record AttentionOptions
         OptionRange.Positive(nameof(AttentionOptions), nameof(PartialRotaryFactor), PartialRotaryFactor);
         OptionRange.Between(nameof(AttentionOptions), nameof(PartialRotaryFactor), PartialRotaryFactor, 0, 1);
         OptionRange.DropRate(nameof(AttentionOptions), nameof(DropoutRate), DropoutRate);
+        OptionRange.Positive(nameof(AttentionOptions), nameof(QkRmsNormEps), QkRmsNormEps);
+        OptionRange.Positive(nameof(AttentionOptions), nameof(KeyMultiplier), KeyMultiplier);
         RopeScaling.Validate();
+        if (QkLayernorm && QkRmsNorm)
+        {
+            throw new ArgumentException("AttentionOptions: QkLayernorm and QkRmsNorm exclude each other; got both.", nameof(QkRmsNorm));
+        }
+
         if (NumHeads % (NumKeyValueHeads ?? NumHeads) != 0)
         {
             throw new ArgumentException(
@@ -128,6 +157,12 @@ public sealed class MultiHeadAttention : SequenceMixer
     [ComponentName(Name = "o_proj")]
     private readonly Linear outProjection;
 
+    [ComponentName(Name = "q_norm")]
+    private readonly RmsNorm? queryNorm;
+
+    [ComponentName(Name = "k_norm")]
+    private readonly RmsNorm? keyNorm;
+
     /// <param name="width">Model width D.</param>
     /// <param name="options">Heads and variants; null means the defaults.</param>
     /// <exception cref="ArgumentException">An option is out of its range or does not fit the width.</exception>
@@ -144,10 +179,16 @@ public sealed class MultiHeadAttention : SequenceMixer
             rotary = new RotaryEmbedding(options.RotaryWidth(width), options.RopeTheta, options.RopeScaling);
         }
 
-        queryProjection = Linear(width, heads * headWidth, hasBias: options.UseBias);
+        queryProjection = Linear(width, heads * headWidth * (options.UseOutputGate ? 2 : 1), hasBias: options.UseBias);
         keyProjection = Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
         valueProjection = Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
-        outProjection = Linear(heads * headWidth, width, hasBias: false);
+        outProjection = Linear(heads * headWidth, width, hasBias: options.UseOutputBias);
+        if (options.QkRmsNorm)
+        {
+            queryNorm = new RmsNorm(headWidth, options.QkRmsNormEps, NormScale.OnePlusWeight);
+            keyNorm = new RmsNorm(headWidth, options.QkRmsNormEps, NormScale.OnePlusWeight);
+        }
+
         RegisterComponents();
     }
 
@@ -179,7 +220,7 @@ public sealed class MultiHeadAttention : SequenceMixer
         state?.EnsureRoom(batch.Length, batch.Lengths);
 
         var asking = ReferenceEquals(queries, x) ? batch.Input : queries;
-        var query = SplitHeads(queryProjection.call(asking), heads, batch);              // [B, H, T, K]
+        var (query, gate) = ProjectQuery(asking, batch);                                 // [B, H, T, K], [B, T, H K]
         var key = SplitHeads(keyProjection.call(batch.Input), keyValueHeads, batch);
         var value = SplitHeads(valueProjection.call(batch.Input), keyValueHeads, batch);
         if (options.QkLayernorm)
@@ -188,20 +229,26 @@ public sealed class MultiHeadAttention : SequenceMixer
             key = functional.layer_norm(key, [headWidth], eps: QueryKeyNormEpsilon);
         }
 
-        if (rotary is not null)
+        query = queryNorm?.call(query) ?? query;
+        key = keyNorm?.call(key) ?? key;
+        key = options.KeyMultiplier == 1 ? key : key * options.KeyMultiplier;
+
+        var joined = CachedAttention.Apply(query, key, value, options, rotary, batch, context, state, training);
+        joined = gate is null ? joined : joined * gate.sigmoid();
+        return batch.End(outProjection.call(joined)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Queries, and with an output gate what stands beside each head's query.</summary>
+    private (Tensor Query, Tensor? Gate) ProjectQuery(Tensor asking, MixerBatch batch)
+    {
+        var projected = queryProjection.call(asking);
+        if (!options.UseOutputGate)
         {
-            var angles = rotary.Angles(KeyVisibility.Consecutive(state?.Positions ?? [0], batch.Length, x.device));
-            query = rotary.Rotate(query, angles);
-            key = rotary.Rotate(key, angles);
+            return (SplitHeads(projected, heads, batch), null);
         }
 
-        var visible = new KeyVisibility(
-            state?.Visible ?? [0], batch.Length, options.WindowSize, context.SequenceIds, x.device, context.PrefixLengths);
-        var (allKeys, allValues) = state?.Append(key, value) ?? (key, value);
-        var mixed = ScaledDotProduct.Apply(query, allKeys, allValues, visible, options, training ? options.DropoutRate : 0);
-        state?.Advance(key, value, batch.Lengths);
-        var joined = mixed.transpose(1, 2).reshape(batch.Size, batch.Length, heads * headWidth);
-        return batch.End(outProjection.call(joined)).MoveToOuterDisposeScope();
+        var halves = projected.view(batch.Size, batch.Length, heads, 2 * headWidth).chunk(2, -1);
+        return (halves[0].transpose(1, 2), halves[1].reshape(batch.Size, batch.Length, heads * headWidth));
     }
 
     private Tensor SplitHeads(Tensor projected, long count, MixerBatch batch) =>

@@ -1,5 +1,6 @@
 using Hybrid.Layers;
 using Hybrid.Routing;
+using static TorchSharp.torch.nn;
 
 namespace Hybrid.Backbone;
 
@@ -23,6 +24,9 @@ public sealed class BackboneBuilder
     private PositionEncodingKind positionEncoding;
     private long? maxLength;
     private bool stateBridges;
+    private bool hasInputNorm;
+    private double? finalNormEps;
+    private Action<Module> place = _ => { };
 
     /// <param name="width">Model width D; at least 1.</param>
     public BackboneBuilder(long width)
@@ -159,6 +163,33 @@ public sealed class BackboneBuilder
         return this;
     }
 
+    /// <summary>A norm of the input of the first layer, of the kind that the blocks have, as in RWKV-4. Default none.</summary>
+    /// <param name="value">Whether there is one.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithInputNorm(bool value = true)
+    {
+        hasInputNorm = value;
+        return this;
+    }
+
+    /// <summary>Epsilon of the norm after the last layer. Default: that of the blocks.</summary>
+    /// <param name="value">Positive; null means the default.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithFinalNormEps(double? value)
+    {
+        finalNormEps = value;
+        return this;
+    }
+
+    /// <summary>
+    /// Called with each module as soon as it is made, to move it to its device and dtype, so that no more than one stands in another place.
+    /// </summary>
+    internal BackboneBuilder WithPlacement(Action<Module> value)
+    {
+        place = value;
+        return this;
+    }
+
     /// <summary>Makes the backbone; weights come from torch's default generator (<c>torch.manual_seed</c>).</summary>
     /// <returns>The backbone.</returns>
     /// <exception cref="ArgumentException">A layer cannot be built, or options are given that no layer uses.</exception>
@@ -180,8 +211,17 @@ public sealed class BackboneBuilder
 
         RequireFeedForwardUse();
         var position = positionEncoding == PositionEncodingKind.None ? null : new PositionEncoding(positionEncoding, width, maxLength);
-        ResidualBlock[] blocks = [.. pattern.Mixers.Select(MakeBlock)];
-        return new HybridBackbone(width, inputWidth ?? width, pattern, blocks, output, block.NormEps, position, maxLength, stateBridges);
+        ResidualBlock[] blocks = [.. pattern.Mixers.Select((name, layer) => Placed(MakeBlock(name, layer)))];
+        var inputNorm = hasInputNorm ? Placed(block.Norm.Create(width, block.NormEps)) : null;
+        var finalNorm = Placed(block.Norm.Create(width, finalNormEps ?? block.NormEps));
+        return new HybridBackbone(width, inputWidth ?? width, pattern, blocks, output, inputNorm, finalNorm, position, maxLength, stateBridges);
+    }
+
+    private TModule Placed<TModule>(TModule module)
+        where TModule : Module
+    {
+        place(module);
+        return module;
     }
 
     private void RequireUse(string what, IEnumerable<string> names)

@@ -32,6 +32,9 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     [ComponentName(Name = "position")]
     private readonly PositionEncoding? position;
 
+    [ComponentName(Name = "input_norm")]
+    private readonly Module<Tensor, Tensor>? inputNorm;
+
     [ComponentName(Name = "layers")]
     private readonly ModuleList<ResidualBlock> layers;
 
@@ -39,7 +42,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     private readonly StateBridges? bridges;
 
     [ComponentName(Name = "norm_f")]
-    private readonly RmsNorm finalNorm;
+    private readonly Module<Tensor, Tensor> finalNorm;
 
     internal HybridBackbone(
         long width,
@@ -47,7 +50,8 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         LayerPattern pattern,
         ResidualBlock[] blocks,
         BackboneOutput output,
-        double normEps,
+        Module<Tensor, Tensor>? inputNorm,
+        Module<Tensor, Tensor> finalNorm,
         PositionEncoding? position,
         long? maxLength,
         bool stateBridges)
@@ -62,7 +66,8 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         inputProjection = inputWidth == width ? null : Linear(inputWidth, width);
         layers = new ModuleList<ResidualBlock>(blocks);
         bridges = stateBridges ? new StateBridges(width, pattern) : null;
-        finalNorm = new RmsNorm(width, normEps);
+        this.inputNorm = inputNorm;
+        this.finalNorm = finalNorm;
         RegisterComponents();
     }
 
@@ -152,7 +157,15 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <param name="context">State, padding, packed rows.</param>
     /// <param name="balanceLosses">Receives a scalar of each layer that has experts, in the caller's dispose scope; null computes none.</param>
     /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
-    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses)
+    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses) => forward(input, context, balanceLosses, null);
+
+    /// <summary>Runs the stack and keeps what stands between the layers.</summary>
+    /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
+    /// <param name="context">State, padding, packed rows.</param>
+    /// <param name="balanceLosses">Receives the load-balance losses, in the caller's dispose scope; null computes none.</param>
+    /// <param name="streams">Receives the residual stream [B, T, D] after each layer, in the caller's dispose scope; null keeps none.</param>
+    /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
+    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses, List<Tensor>? streams)
     {
         if (input.shape is not [_, _, var last] || last != InputWidth)
         {
@@ -165,14 +178,18 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         RequireRoom(state, input.size(1), context.Lengths);
         var x = inputProjection?.call(input) ?? input;
         x = position?.Add(x, context) ?? x;
+        context = context with { StackInput = x };
+        x = inputNorm?.call(x) ?? x;
         var before = x;
         for (var i = 0; i < layers.Count; i++)
         {
             var entering = bridges?.Enter(i, x, before, context, state?.Parts.Skip(layers.Count)) ?? x;
             (before, x) = (entering, layers[i].forward(entering, context.WithState(state?.Parts[i]), balanceLosses));
+            streams?.Add(x);
         }
 
         balanceLosses?.ForEach(loss => loss.MoveToOuterDisposeScope());
+        streams?.ForEach(stream => stream.MoveToOuterDisposeScope());
         state?.Advance(input.size(1), context.Lengths);
         x = finalNorm.call(x);
         return (output == BackboneOutput.Last ? LastPositions(x, context) : x).MoveToOuterDisposeScope();

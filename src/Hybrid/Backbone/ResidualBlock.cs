@@ -10,8 +10,14 @@ namespace Hybrid.Backbone;
 /// <summary>Options of <see cref="ResidualBlock"/>.</summary>
 public sealed record BlockOptions
 {
+    /// <summary>The norm of each branch. Default RMS.</summary>
+    public NormKind Norm { get; init; }
+
     /// <summary>Epsilon of the norms; positive. Default 1e-5.</summary>
     public double NormEps { get; init; } = 1e-5;
+
+    /// <summary>Factor of each branch before it is added to the residual stream; positive. Default 1.</summary>
+    public double ResidualMultiplier { get; init; } = 1;
 
     /// <summary>Dropout on each branch while training. Default 0.</summary>
     public double DropoutRate { get; init; }
@@ -36,6 +42,7 @@ public sealed record BlockOptions
     public void Validate()
     {
         OptionRange.Positive(nameof(BlockOptions), nameof(NormEps), NormEps);
+        OptionRange.Positive(nameof(BlockOptions), nameof(ResidualMultiplier), ResidualMultiplier);
         OptionRange.DropRate(nameof(BlockOptions), nameof(DropoutRate), DropoutRate);
         if (FeedForward is not null && MixtureOfExperts is not null)
         {
@@ -52,16 +59,17 @@ public sealed record BlockOptions
 public sealed class ResidualBlock : SequenceMixer
 {
     private readonly bool preNorm;
+    private readonly double residualMultiplier;
     private readonly bool checkpointed;
 
     [ComponentName(Name = "norm")]
-    private readonly RmsNorm? mixerNorm;
+    private readonly Module<Tensor, Tensor>? mixerNorm;
 
     [ComponentName(Name = "mixer")]
     private readonly SequenceMixer? mixer;
 
     [ComponentName(Name = "ffn_norm")]
-    private readonly RmsNorm? feedForwardNorm;
+    private readonly Module<Tensor, Tensor>? feedForwardNorm;
 
     [ComponentName(Name = "ffn")]
     private readonly Module<Tensor, Tensor>? feedForward;
@@ -92,8 +100,9 @@ public sealed class ResidualBlock : SequenceMixer
         options.Validate();
         this.mixer = mixer;
         preNorm = options.PreNorm;
+        residualMultiplier = options.ResidualMultiplier;
         checkpointed = options.UseGradientCheckpointing;
-        mixerNorm = mixer is null ? null : new RmsNorm(Width, options.NormEps);
+        mixerNorm = mixer is null or INormalisingMixer ? null : options.Norm.Create(Width, options.NormEps);
         feedForward = (options.FeedForward, options.MixtureOfExperts) switch
         {
             ({ } dense, _) => new FeedForward(Width, dense),
@@ -101,7 +110,7 @@ public sealed class ResidualBlock : SequenceMixer
             _ when mixer is null => throw new ArgumentException("ResidualBlock: a block without a mixer needs FeedForward or MixtureOfExperts."),
             _ => null,
         };
-        feedForwardNorm = feedForward is null ? null : new RmsNorm(Width, options.NormEps);
+        feedForwardNorm = feedForward is null ? null : options.Norm.Create(Width, options.NormEps);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         RegisterComponents();
         if (checkpointed && modules().Any(module => module is HybridAttention or ParallelHybrid))
@@ -163,8 +172,8 @@ public sealed class ResidualBlock : SequenceMixer
             return RunAlone(x, context, balanceLosses).MoveToOuterDisposeScope();
         }
 
-        var mixed = Residual(x, mixerNorm!, input => mixer.forward(input, context));
-        var output = feedForward is null ? mixed : Residual(mixed, feedForwardNorm!, input => RunFeedForward(input, balanceLosses));
+        var mixed = Residual(x, mixerNorm, input => mixer.forward(input, context));
+        var output = feedForward is null ? mixed : Residual(mixed, feedForwardNorm, input => RunFeedForward(input, balanceLosses));
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
     }
 
@@ -190,10 +199,11 @@ public sealed class ResidualBlock : SequenceMixer
         return output;
     }
 
-    private Tensor Residual(Tensor x, RmsNorm norm, Func<Tensor, Tensor> branch)
+    private Tensor Residual(Tensor x, Module<Tensor, Tensor>? norm, Func<Tensor, Tensor> branch)
     {
-        var output = branch(preNorm ? norm.call(x) : x);
-        var sum = x + (dropout?.call(output) ?? output);
-        return preNorm ? sum : norm.call(sum);
+        var output = branch(preNorm ? norm?.call(x) ?? x : x);
+        output = dropout?.call(output) ?? output;
+        var sum = x + (residualMultiplier == 1 ? output : output * residualMultiplier);
+        return preNorm ? sum : norm?.call(sum) ?? sum;
     }
 }

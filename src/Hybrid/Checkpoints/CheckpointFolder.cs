@@ -12,15 +12,18 @@ internal sealed class CheckpointFolder
     private readonly string next;
     private readonly string previous;
     private readonly IReadOnlyList<string> files;
+    private readonly Func<string, bool> isEarlier;
 
     /// <param name="folder">The folder.</param>
     /// <param name="files">The files it may hold; the last one is written last and marks it as complete.</param>
-    public CheckpointFolder(string folder, IReadOnlyList<string> files)
+    /// <param name="isEarlier">True for other files that an earlier save may have left, which are replaced too; null means none.</param>
+    public CheckpointFolder(string folder, IReadOnlyList<string> files, Func<string, bool>? isEarlier = null)
     {
         current = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder));
         next = current + ".new";
         previous = current + ".old";
         this.files = files;
+        this.isEarlier = isEarlier ?? (_ => false);
     }
 
     /// <summary>The folder that is complete.</summary>
@@ -111,7 +114,7 @@ internal sealed class CheckpointFolder
 
         // A crash may leave the temporary file NAME.SOMETHING of a file NAME.
         var foreign = Directory.EnumerateFileSystemEntries(folder).Select(Path.GetFileName)
-            .FirstOrDefault(name => !files.Any(file => name == file || name!.StartsWith(file + ".", StringComparison.Ordinal)));
+            .FirstOrDefault(name => !files.Any(file => name == file || name!.StartsWith(file + ".", StringComparison.Ordinal)) && !isEarlier(name!));
         if (foreign is not null)
         {
             throw new IOException($"{folder}: saving a checkpoint replaces its folder, which must hold nothing else; found '{foreign}'.");

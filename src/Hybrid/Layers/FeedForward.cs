@@ -16,6 +16,9 @@ public enum FeedForwardKind
 
     /// <summary>Plain: <c>down(relu(up x)^2)</c> (Primer, arXiv 2109.08668; Nemotron-H), no biases.</summary>
     SquaredRelu,
+
+    /// <summary>Gated: <c>down(GELU(gate x) * up x)</c> with the GELU in its tanh form (Shazeer, arXiv 2002.05202; RecurrentGemma), with biases.</summary>
+    GegluTanh,
 }
 
 /// <summary>Options of <see cref="FeedForward"/>.</summary>
@@ -25,25 +28,47 @@ public sealed record FeedForwardOptions
     public FeedForwardKind Kind { get; init; } = FeedForwardKind.Swiglu;
 
     /// <summary>
-    /// Inner width, at least 1; null means 4 D for the plain forms and 8/3 D rounded up to a multiple of 8 for the gated one, which has
+    /// Inner width, at least 1; null means 4 D for the plain forms and 8/3 D rounded up to a multiple of 8 for the gated ones, which have
     /// a third matrix.
     /// </summary>
     public long? IntermediateSize { get; init; }
 
+    /// <summary>Adds biases to all projections; null, the default, means what the form says.</summary>
+    public bool? UseBias { get; init; }
+
+    /// <summary>Factor of what goes into the activation of a gated form; positive. Default 1.</summary>
+    public double GateMultiplier { get; init; } = 1;
+
+    /// <summary>Factor of the output; positive. Default 1.</summary>
+    public double OutputMultiplier { get; init; } = 1;
+
+    /// <summary>True where the form has a gate matrix.</summary>
+    internal bool IsGated => Kind is FeedForwardKind.Swiglu or FeedForwardKind.GegluTanh;
+
     /// <summary>Throws where a value is out of its range.</summary>
-    public void Validate() => OptionRange.AtLeast(nameof(FeedForwardOptions), nameof(IntermediateSize), IntermediateSize ?? 1, 1);
+    public void Validate()
+    {
+        OptionRange.AtLeast(nameof(FeedForwardOptions), nameof(IntermediateSize), IntermediateSize ?? 1, 1);
+        OptionRange.Positive(nameof(FeedForwardOptions), nameof(GateMultiplier), GateMultiplier);
+        OptionRange.Positive(nameof(FeedForwardOptions), nameof(OutputMultiplier), OutputMultiplier);
+        if (GateMultiplier != 1 && !IsGated)
+        {
+            throw new ArgumentException(
+                $"FeedForwardOptions: GateMultiplier must be 1 for {Kind}, which has no gate; got {GateMultiplier}.", nameof(GateMultiplier));
+        }
+    }
 
     /// <summary>The inner width for a model width.</summary>
     /// <param name="width">Model width D.</param>
     /// <returns><see cref="IntermediateSize"/> or its default.</returns>
     public long ResolveIntermediateSize(long width) =>
-        IntermediateSize ?? (Kind == FeedForwardKind.Swiglu ? ((8 * width / 3) + 7) / 8 * 8 : 4 * width);
+        IntermediateSize ?? (IsGated ? ((8 * width / 3) + 7) / 8 * 8 : 4 * width);
 }
 
 /// <summary>The position-wise layer of a block: [..., D] to [..., D].</summary>
 public sealed class FeedForward : nn.Module<Tensor, Tensor>
 {
-    private readonly FeedForwardKind kind;
+    private readonly FeedForwardOptions options;
 
     [ComponentName(Name = "gate_proj")]
     private readonly Linear? gate;
@@ -60,13 +85,12 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
     public FeedForward(long width, FeedForwardOptions? options = null)
         : base(nameof(FeedForward))
     {
-        options ??= new FeedForwardOptions();
+        this.options = options ??= new FeedForwardOptions();
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
         options.Validate();
         var inner = options.ResolveIntermediateSize(width);
-        var biases = options.Kind == FeedForwardKind.Gelu;
-        kind = options.Kind;
-        gate = kind == FeedForwardKind.Swiglu ? nn.Linear(width, inner, hasBias: false) : null;
+        var biases = options.UseBias ?? options.Kind is FeedForwardKind.Gelu or FeedForwardKind.GegluTanh;
+        gate = options.IsGated ? nn.Linear(width, inner, hasBias: biases) : null;
         up = nn.Linear(width, inner, hasBias: biases);
         down = nn.Linear(inner, width, hasBias: biases);
         RegisterComponents();
@@ -82,12 +106,17 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var inner = up.call(input);
-        inner = kind switch
+        inner = options.Kind switch
         {
             FeedForwardKind.Gelu => inner.gelu(),
             FeedForwardKind.SquaredRelu => inner.relu().square(),
-            _ => gate!.call(input).silu() * inner,
+            FeedForwardKind.GegluTanh => Gate(input).gelu(GELU.Approximate.tanh) * inner,
+            _ => Gate(input).silu() * inner,
         };
-        return down.call(inner).MoveToOuterDisposeScope();
+        var output = down.call(inner);
+        return (options.OutputMultiplier == 1 ? output : output * options.OutputMultiplier).MoveToOuterDisposeScope();
     }
+
+    private Tensor Gate(Tensor input) =>
+        options.GateMultiplier == 1 ? gate!.call(input) : gate!.call(input) * options.GateMultiplier;
 }

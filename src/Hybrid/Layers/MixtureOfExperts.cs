@@ -67,6 +67,9 @@ public sealed record MixtureOfExpertsOptions
     /// <summary>First layer of a stack that has experts; 0 up to, not including, <see cref="ExpertEvery"/>. Default 0.</summary>
     public int ExpertOffset { get; init; }
 
+    /// <summary>Layers of a stack, counted from 0, that keep their feed-forward layer whatever the rule says; null, the default, means none.</summary>
+    public IReadOnlyList<int>? DenseLayers { get; init; }
+
     /// <summary>Share of the load-balance loss in a language model's training loss; 0 or more. Default 0.001; 0 leaves it out.</summary>
     public double RouterAuxLossCoefficient { get; init; } = 0.001;
 
@@ -119,7 +122,7 @@ public sealed record MixtureOfExpertsOptions
     /// <summary>Whether a layer of a stack has experts.</summary>
     /// <param name="layer">Layer number, from 0.</param>
     /// <returns>True for experts, false for the feed-forward layer.</returns>
-    public bool IsExpertLayer(int layer) => layer % ExpertEvery == ExpertOffset;
+    public bool IsExpertLayer(int layer) => layer % ExpertEvery == ExpertOffset && DenseLayers?.Contains(layer) != true;
 }
 
 /// <summary>

@@ -5,28 +5,50 @@ using static TorchSharp.torch;
 
 namespace Hybrid.Layers;
 
+/// <summary>What a norm multiplies its result by.</summary>
+public enum NormScale
+{
+    /// <summary>A trained weight a channel, 1 at first.</summary>
+    Weight,
+
+    /// <summary>1 + a trained weight a channel, 0 at first, so that weight decay pulls the factor towards 1 (Gemma, Qwen3-Next).</summary>
+    OnePlusWeight,
+
+    /// <summary>Nothing; the norm has no parameters (the inner norms of Falcon Mamba).</summary>
+    None,
+}
+
 /// <summary>
 /// Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): <c>x / sqrt(mean(x^2) + eps) * weight</c> over the last
-/// dimension. Computed in float32, cast back, then scaled, as the reference models do.
+/// dimension. Computed in float32, cast back, then scaled, as the reference models do; with a factor of 1 + weight, scaled before the cast.
 /// </summary>
 public sealed class RmsNorm : nn.Module<Tensor, Tensor>
 {
     [ComponentName(Name = "weight")]
-    private readonly Parameter weight;
+    private readonly Parameter? weight;
 
     private readonly long width;
     private readonly double epsilon;
+    private readonly NormScale scale;
 
     /// <param name="width">Size of the last dimension.</param>
     /// <param name="epsilon">Added to the mean square; positive. Default 1e-5.</param>
-    public RmsNorm(long width, double epsilon = 1e-5)
+    /// <param name="scale">What multiplies the result. Default: a weight a channel.</param>
+    public RmsNorm(long width, double epsilon = 1e-5, NormScale scale = NormScale.Weight)
         : base(nameof(RmsNorm))
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(epsilon);
         this.width = width;
         this.epsilon = epsilon;
-        weight = ModuleParameter.Own(ones(width));
+        this.scale = scale;
+        weight = scale switch
+        {
+            NormScale.Weight => ModuleParameter.Own(ones(width)),
+            NormScale.OnePlusWeight => ModuleParameter.Own(zeros(width)),
+            NormScale.None => null,
+            _ => throw new ArgumentOutOfRangeException(nameof(scale), scale, $"RmsNorm: unknown scale {scale}."),
+        };
         RegisterComponents();
     }
 
@@ -44,6 +66,13 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         var dtype = input.dtype;
         var wide = dtype == ScalarType.Float64 ? input : input.to_type(ScalarType.Float32);
         var inverse = (wide.square().mean([-1], keepdim: true) + epsilon).rsqrt();
-        return ((wide * inverse).to_type(dtype) * weight).MoveToOuterDisposeScope();
+        var normal = wide * inverse;
+        var scaled = scale switch
+        {
+            NormScale.Weight => normal.to_type(dtype) * weight!,
+            NormScale.OnePlusWeight => (normal * (weight!.to_type(normal.dtype) + 1)).to_type(dtype),
+            _ => normal.to_type(dtype),
+        };
+        return scaled.MoveToOuterDisposeScope();
     }
 }

@@ -20,6 +20,9 @@ public sealed record Mamba2Options
     /// <summary>Inner width E as a multiple of the model width; at least 1. Default 2.</summary>
     public long ExpandFactor { get; init; } = 2;
 
+    /// <summary>Inner width E itself, at least 1, in the place of <see cref="ExpandFactor"/>; null, the default, means E = D times that.</summary>
+    public long? InnerSize { get; init; }
+
     /// <summary>Width P of a head, a divisor of the inner width E; there are H = E / P heads. Default 64.</summary>
     public long HeadDim { get; init; } = 64;
 
@@ -50,6 +53,18 @@ public sealed record Mamba2Options
     /// <summary>Adds biases to the input and output projections. Default false.</summary>
     public bool UseBias { get; init; }
 
+    /// <summary>Adds a bias to the output projection; null, the default, means as <see cref="UseBias"/> says.</summary>
+    public bool? UseOutputBias { get; init; }
+
+    /// <summary>Factor of the input; positive. Default 1.</summary>
+    public double InputMultiplier { get; init; } = 1;
+
+    /// <summary>Factors of z, x, B, C and dt as the input projection gives them, five positive numbers (Falcon-H1); null, the default, means 1 each.</summary>
+    public IReadOnlyList<double>? ProjectionMultipliers { get; init; }
+
+    /// <summary>The RMS norm before the output (true, the default); false leaves the gate alone, <c>y SiLU(z)</c>, as Falcon-H1 can have it.</summary>
+    public bool UseNorm { get; init; } = true;
+
     /// <summary>
     /// Groups of channels that the norm before the output normalises apart, a divisor of the inner width. Default 1; Zamba2 has as many
     /// as <see cref="NGroups"/>.
@@ -62,6 +77,11 @@ public sealed record Mamba2Options
     /// <summary>Epsilon of the norm. Default 1e-5.</summary>
     public double NormEps { get; init; } = 1e-5;
 
+    /// <summary>The inner width for a model width.</summary>
+    /// <param name="width">Model width D.</param>
+    /// <returns><see cref="InnerSize"/> or D times <see cref="ExpandFactor"/>.</returns>
+    public long ResolveInnerSize(long width) => InnerSize ?? ExpandFactor * width;
+
     /// <summary>Throws where a value is out of its range or does not fit the width.</summary>
     /// <param name="width">Model width D.</param>
     public void Validate(long width)
@@ -69,6 +89,7 @@ public sealed record Mamba2Options
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(DState), DState, 1);
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(DConv), DConv, 1);
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(ExpandFactor), ExpandFactor, 1);
+        OptionRange.AtLeast(nameof(Mamba2Options), nameof(InnerSize), InnerSize ?? 1, 1);
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(HeadDim), HeadDim, 1);
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(NGroups), NGroups, 1);
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(ChunkSize), ChunkSize, 1);
@@ -80,10 +101,22 @@ public sealed record Mamba2Options
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(DtLimitMin), DtLimitMin ?? 0, 0);
         OptionRange.AtLeast(nameof(Mamba2Options), nameof(DtLimitMax), DtLimitMax ?? double.PositiveInfinity, DtLimitMin ?? 0);
         OptionRange.Positive(nameof(Mamba2Options), nameof(NormEps), NormEps);
-        var inner = ExpandFactor * width;
+        OptionRange.Positive(nameof(Mamba2Options), nameof(InputMultiplier), InputMultiplier);
+        RequireFivePositive(ProjectionMultipliers);
+        var inner = ResolveInnerSize(width);
         RequireDivisor(nameof(HeadDim), HeadDim, "the inner width", inner);
         RequireDivisor(nameof(NGroups), NGroups, "the number of heads", inner / HeadDim);
         RequireDivisor(nameof(NormGroups), NormGroups, "the inner width", inner);
+    }
+
+    private static void RequireFivePositive(IReadOnlyList<double>? multipliers)
+    {
+        if (multipliers is not null && (multipliers.Count != 5 || !multipliers.All(multiplier => multiplier > 0 && double.IsFinite(multiplier))))
+        {
+            throw new ArgumentException(
+                $"Mamba2Options: ProjectionMultipliers must be five positive numbers, of z, x, B, C and dt; got [{string.Join(", ", multipliers)}].",
+                nameof(ProjectionMultipliers));
+        }
     }
 
     private static void RequireDivisor(string option, long value, string what, long multiple)
@@ -145,7 +178,7 @@ public sealed class Mamba2Mixer : SequenceMixer
     private readonly Parameter skip;
 
     [ComponentName(Name = "norm")]
-    private readonly GatedRmsNorm norm;
+    private readonly GatedRmsNorm? norm;
 
     [ComponentName(Name = "out_proj")]
     private readonly Linear outProjection;
@@ -158,14 +191,14 @@ public sealed class Mamba2Mixer : SequenceMixer
     {
         this.options = options ??= new Mamba2Options();
         options.Validate(width);
-        inner = options.ExpandFactor * width;
+        inner = options.ResolveInnerSize(width);
         heads = inner / options.HeadDim;
         matrixWidth = options.NGroups * options.DState;
 
         inProjection = Linear(width, (2 * inner) + (2 * matrixWidth) + heads, hasBias: options.UseBias);
         convolution = new ShortConvolution(inner + (2 * matrixWidth), options.DConv, options.UseConvBias, Activation.Silu);
-        norm = new GatedRmsNorm(inner, options.NormEps, options.NormBeforeGate, options.NormGroups);
-        outProjection = Linear(inner, width, hasBias: options.UseBias);
+        norm = options.UseNorm ? new GatedRmsNorm(inner, options.NormEps, options.NormBeforeGate, options.NormGroups) : null;
+        outProjection = Linear(inner, width, hasBias: options.UseOutputBias ?? options.UseBias);
 
         using var scope = NewDisposeScope();
         using var guard = no_grad();
@@ -180,6 +213,9 @@ public sealed class Mamba2Mixer : SequenceMixer
 
     /// <summary>Heads H of width P.</summary>
     public long Heads => heads;
+
+    /// <summary>The dtype of the weights.</summary>
+    internal ScalarType Type => inProjection.weight.dtype;
 
     /// <summary>A_log, D and the step-size bias: decay would pull the dynamics towards fixed values.</summary>
     public override IEnumerable<Parameter> ParametersWithoutWeightDecay => [decayLog, skip, stepBias];
@@ -205,7 +241,7 @@ public sealed class Mamba2Mixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<Mamba2State>(context.State, batch.Size);
 
-        var parts = inProjection.call(batch.Input).split([inner, convolution.Channels, heads], -1);     // z, x|B|C, dt
+        var parts = Project(batch.Input).split([inner, convolution.Channels, heads], -1);               // z, x|B|C, dt
         var (convolved, window) = convolution.forward(parts[1], state?.Convolution, batch.Lengths, context.SequenceIds);
         var driven = convolved.split([inner, matrixWidth, matrixWidth], -1);                            // x, B, C
 
@@ -224,11 +260,25 @@ public sealed class Mamba2Mixer : SequenceMixer
             mask: batch.Mask,
             restart: PackedRows.Restarts(context.SequenceIds),
             chunkSize: options.ChunkSize);
-        var gated = norm.call(y.flatten(2), parts[0]);
+        var gated = norm is null ? y.flatten(2) * parts[0].silu() : norm.call(y.flatten(2), parts[0]);
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(outProjection.call(gated)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The input projection [B, T, 2 E + 2 G N + H] with the multipliers of its input and its parts.</summary>
+    private Tensor Project(Tensor x)
+    {
+        var projected = inProjection.call(options.InputMultiplier == 1 ? x : x * options.InputMultiplier);
+        if (options.ProjectionMultipliers is not { } multipliers)
+        {
+            return projected;
+        }
+
+        long[] sizes = [inner, inner, matrixWidth, matrixWidth, heads];
+        var factors = sizes.Zip(multipliers, (size, factor) => full(size, factor, dtype: projected.dtype, device: projected.device));
+        return projected * cat([.. factors], 0);
     }
 
     /// <summary>A = -exp(A_log), [H], in the precision of the state.</summary>

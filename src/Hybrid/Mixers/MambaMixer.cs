@@ -20,6 +20,9 @@ public sealed record MambaOptions
     /// <summary>Inner width E as a multiple of the model width; at least 1. Default 2.</summary>
     public long ExpandFactor { get; init; } = 2;
 
+    /// <summary>Inner width E itself, at least 1, in the place of <see cref="ExpandFactor"/>; null, the default, means E = D times that.</summary>
+    public long? InnerSize { get; init; }
+
     /// <summary>Rank R of the step-size projection; null means ceil(D / 16).</summary>
     public long? DtRank { get; init; }
 
@@ -47,8 +50,11 @@ public sealed record MambaOptions
     /// <summary>Adds biases to the input and output projections. Default false.</summary>
     public bool UseBias { get; init; }
 
-    /// <summary>RMS norms with weights on dt, B and C, as in Jamba. Default false.</summary>
+    /// <summary>RMS norms on dt, B and C, as in Jamba. Default false.</summary>
     public bool UseInnerNorms { get; init; }
+
+    /// <summary>Weights in those norms (true, the default), or none, as in Falcon Mamba.</summary>
+    public bool UseInnerNormWeights { get; init; } = true;
 
     /// <summary>
     /// How the recurrence runs; all give the same numbers. Default: the fused kernel where it can run, else the associative form.
@@ -61,6 +67,11 @@ public sealed record MambaOptions
     /// <summary>Epsilon of the inner norms. Default 1e-6.</summary>
     public double InnerNormEps { get; init; } = 1e-6;
 
+    /// <summary>The inner width for a model width.</summary>
+    /// <param name="width">Model width D.</param>
+    /// <returns><see cref="InnerSize"/> or D times <see cref="ExpandFactor"/>.</returns>
+    public long ResolveInnerSize(long width) => InnerSize ?? ExpandFactor * width;
+
     /// <summary>The step-size rank for a model width.</summary>
     /// <param name="width">Model width D.</param>
     /// <returns><see cref="DtRank"/> or ceil(D / 16).</returns>
@@ -72,6 +83,7 @@ public sealed record MambaOptions
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DState), DState, 1);
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DConv), DConv, 1);
         OptionRange.AtLeast(nameof(MambaOptions), nameof(ExpandFactor), ExpandFactor, 1);
+        OptionRange.AtLeast(nameof(MambaOptions), nameof(InnerSize), InnerSize ?? 1, 1);
         OptionRange.AtLeast(nameof(MambaOptions), nameof(DtRank), DtRank ?? 1, 1);
         OptionRange.Positive(nameof(MambaOptions), nameof(DtMin), DtMin);
         OptionRange.Positive(nameof(MambaOptions), nameof(DtMax), DtMax);
@@ -159,7 +171,7 @@ public sealed class MambaMixer : SequenceMixer
     {
         this.options = options ??= new MambaOptions();
         options.Validate();
-        inner = options.ExpandFactor * width;
+        inner = options.ResolveInnerSize(width);
         rank = options.ResolveDtRank(width);
         scanType = options is { ScanType: ScanType.Auto, UseFusedKernels: false } ? ScanType.Associative : options.ScanType;
 
@@ -170,9 +182,10 @@ public sealed class MambaMixer : SequenceMixer
         outProjection = Linear(inner, width, hasBias: options.UseBias);
         if (options.UseInnerNorms)
         {
-            dtNorm = new RmsNorm(rank, options.InnerNormEps);
-            inputNorm = new RmsNorm(options.DState, options.InnerNormEps);
-            outputNorm = new RmsNorm(options.DState, options.InnerNormEps);
+            var scale = options.UseInnerNormWeights ? NormScale.Weight : NormScale.None;
+            dtNorm = new RmsNorm(rank, options.InnerNormEps, scale);
+            inputNorm = new RmsNorm(options.DState, options.InnerNormEps, scale);
+            outputNorm = new RmsNorm(options.DState, options.InnerNormEps, scale);
         }
 
         using var scope = NewDisposeScope();

@@ -1,6 +1,7 @@
 using Hybrid.Attention;
 using Hybrid.Backbone;
 using Hybrid.Layers;
+using Hybrid.Mixers;
 using Hybrid.Routing;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -12,9 +13,9 @@ namespace Hybrid.Modeling;
 
 /// <summary>
 /// A causal language model: embedding, <see cref="HybridBackbone"/>, head. <c>logits = backbone(embed(ids)) W^T</c>, where W is the
-/// embedding itself if the head is tied.
+/// embedding itself if the head is tied. Multipliers and a soft cap of the logits come on top where the options have them.
 /// </summary>
-public sealed class CausalLanguageModel : Module<Tensor, Tensor>
+public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
 {
     private const double InitialDeviation = 0.02;
 
@@ -36,18 +37,30 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
     /// <param name="options">Sizes and layers.</param>
     /// <exception cref="ArgumentException">An option is out of its range, or a layer cannot be built from it.</exception>
     public CausalLanguageModel(LanguageModelOptions options)
+        : this(options, null, _ => { }) => Initialise();
+
+    /// <summary>Makes a model whose weights are to be loaded.</summary>
+    /// <param name="options">Sizes and layers.</param>
+    /// <param name="customise">Adds to the builder what options cannot state, such as mixers that share weights; null adds nothing.</param>
+    /// <param name="place">Moves each module, as soon as it is made, to its device and dtype.</param>
+    internal CausalLanguageModel(LanguageModelOptions options, Action<BackboneBuilder>? customise, Action<Module> place)
         : base(nameof(CausalLanguageModel))
     {
         options.Validate();
         Options = options;
         embedding = new TokenEmbedding(options.VocabSize, options.HiddenSize, InitialDeviation);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
-        backbone = BuildBackbone(options);
+        backbone = BuildBackbone(options, customise, place);
         hasExperts = backbone.Blocks.Any(block => block.Experts is not null);
         head = options.TieEmbeddings ? null : Linear(options.HiddenSize, options.VocabSize, hasBias: false);
         Tokenizer = options.VocabSize == ByteTokenizer.Vocabulary ? new ByteTokenizer() : null;
+        place(embedding);
+        if (head is not null)
+        {
+            place(head);
+        }
+
         RegisterComponents();
-        Initialise();
     }
 
     /// <summary>The options that the model was made from.</summary>
@@ -64,6 +77,9 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>The device of the weights.</summary>
     public Device Device => embedding.Weight.device;
+
+    /// <summary>The dtype of the weights.</summary>
+    public ScalarType Type => embedding.Weight.dtype;
 
     /// <summary>Number of parameters; a tied head counts once.</summary>
     /// <returns>The number of scalar weights.</returns>
@@ -132,7 +148,27 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         return (balanceLosses is null ? loss : loss + (stack(balanceLosses).mean() * coefficient)).MoveToOuterDisposeScope();
     }
 
-    private Tensor Hidden(Tensor ids, MixerContext context, List<Tensor>? balanceLosses = null)
+    /// <summary>What stands in the residual stream, layer by layer.</summary>
+    /// <param name="input">Token ids, int64 [B, T].</param>
+    /// <param name="context">State, padding, packed rows; null means none.</param>
+    /// <returns>
+    /// What enters the first layer, the stream after each layer, and the last of these after the final norm: <see cref="HybridBackbone.Blocks"/>
+    /// and two tensors [B, T, D], in the caller's dispose scope.
+    /// </returns>
+    public IReadOnlyList<Tensor> HiddenStates(Tensor input, MixerContext? context = null)
+    {
+        using var scope = NewDisposeScope();
+        context ??= MixerContext.None;
+        var streams = new List<Tensor>();
+        var embedded = Embed(input, context);
+        var final = backbone.forward(embedded, context, null, streams);
+        return [.. streams.Prepend(embedded).Append(final).Select(stream => stream.MoveToOuterDisposeScope())];
+    }
+
+    private Tensor Hidden(Tensor ids, MixerContext context, List<Tensor>? balanceLosses = null) =>
+        backbone.forward(Embed(ids, context), context, balanceLosses);
+
+    private Tensor Embed(Tensor ids, MixerContext context)
     {
         var shape = ids.shape;
         if (shape is not [>= 1, >= 1] || ids.dtype != ScalarType.Int64)
@@ -149,23 +185,33 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         }
 
         var embedded = embedding.call(ids);
-        return backbone.forward(dropout?.call(embedded) ?? embedded, context, balanceLosses);
+        embedded = Options.EmbeddingMultiplier == 1 ? embedded : embedded * Options.EmbeddingMultiplier;
+        return dropout?.call(embedded) ?? embedded;
     }
 
-    private Tensor Head(Tensor hidden) => head?.call(hidden) ?? functional.linear(hidden, embedding.Weight);
+    private Tensor Head(Tensor hidden)
+    {
+        var logits = head?.call(hidden) ?? functional.linear(hidden, embedding.Weight);
+        logits = Options.LogitsMultiplier == 1 ? logits : logits * Options.LogitsMultiplier;
+        return Options.LogitsSoftCap is { } cap ? (logits / cap).tanh() * cap : logits;
+    }
 
-    private static HybridBackbone BuildBackbone(LanguageModelOptions options)
+    private static HybridBackbone BuildBackbone(LanguageModelOptions options, Action<BackboneBuilder>? customise, Action<Module> place)
     {
         var pattern = options.ResolvePattern();
         var builder = new BackboneBuilder(options.HiddenSize).WithPattern(pattern).WithExperts(options.MixtureOfExperts).WithStateBridges(options.StateBridge).WithBlocks(new BlockOptions
         {
+            Norm = options.Norm,
             NormEps = options.NormEps,
+            ResidualMultiplier = options.ResidualMultiplier,
             DropoutRate = options.DropoutRate,
             PreNorm = options.PreNorm,
             FeedForward = options.FeedForward,
             UseGradientCheckpointing = options.UseGradientCheckpointing,
         });
         builder.WithPositions(options.PositionEncoding).WithMaxLength(options.MaxSeqLen);
+        builder.WithInputNorm(options.NormEmbedding).WithFinalNormEps(options.FinalNormEps).WithPlacement(place);
+        customise?.Invoke(builder);
         foreach (var name in pattern.Mixers.Distinct().Union(options.Mixers.Keys))
         {
             if (WithMaxLength(name, options.Mixers.GetValueOrDefault(name), options.MaxSeqLen) is { } mixerOptions)
@@ -188,6 +234,8 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
             case ("parallel", null or ParallelMixerOptions):
                 var parallel = mixerOptions as ParallelMixerOptions ?? new();
                 return parallel with { AttentionConfig = parallel.AttentionConfig with { MaxLength = parallel.AttentionConfig.MaxLength ?? maxLength } };
+            case ("falcon_h1", FalconH1Options falcon):
+                return falcon with { AttentionConfig = falcon.AttentionConfig with { MaxLength = falcon.AttentionConfig.MaxLength ?? maxLength } };
             case ("hybrid_attention", null or HybridAttentionOptions { Weights: BranchWeights.Separate }):
                 var router = mixerOptions as HybridAttentionOptions ?? new();
                 return router with { AttentionConfig = router.AttentionConfig with { MaxLength = router.AttentionConfig.MaxLength ?? maxLength } };

@@ -21,8 +21,29 @@ public sealed record LanguageModelOptions
     /// <summary>Uses the embedding matrix as the head too. Default true.</summary>
     public bool TieEmbeddings { get; init; } = true;
 
+    /// <summary>Factor of the embedding; positive. Default 1.</summary>
+    public double EmbeddingMultiplier { get; init; } = 1;
+
+    /// <summary>Factor of each branch of a layer before it is added to the residual stream; positive. Default 1.</summary>
+    public double ResidualMultiplier { get; init; } = 1;
+
+    /// <summary>Factor of the logits; positive. Default 1.</summary>
+    public double LogitsMultiplier { get; init; } = 1;
+
+    /// <summary>Bends logits l to <c>cap * tanh(l / cap)</c>, so that none exceeds the cap; positive, null means not.</summary>
+    public double? LogitsSoftCap { get; init; }
+
+    /// <summary>The norms. Default RMS.</summary>
+    public NormKind Norm { get; init; }
+
     /// <summary>Epsilon of the norms; positive. Default 1e-5.</summary>
     public double NormEps { get; init; } = 1e-5;
+
+    /// <summary>Epsilon of the norm after the last layer; positive, null means <see cref="NormEps"/>.</summary>
+    public double? FinalNormEps { get; init; }
+
+    /// <summary>Normalises the embedding before the first layer, as RWKV-4 does. Default false.</summary>
+    public bool NormEmbedding { get; init; }
 
     /// <summary>Dropout on the embedding and on each branch while training. Default 0.</summary>
     public double DropoutRate { get; init; }
@@ -85,7 +106,12 @@ public sealed record LanguageModelOptions
         OptionRange.AtLeast(nameof(LanguageModelOptions), nameof(HiddenSize), HiddenSize, 1);
         OptionRange.AtLeast(nameof(LanguageModelOptions), nameof(NumLayers), NumLayers, 1);
         OptionRange.AtLeast(nameof(LanguageModelOptions), nameof(MaxSeqLen), MaxSeqLen, 1);
+        OptionRange.Positive(nameof(LanguageModelOptions), nameof(EmbeddingMultiplier), EmbeddingMultiplier);
+        OptionRange.Positive(nameof(LanguageModelOptions), nameof(ResidualMultiplier), ResidualMultiplier);
+        OptionRange.Positive(nameof(LanguageModelOptions), nameof(LogitsMultiplier), LogitsMultiplier);
+        OptionRange.Positive(nameof(LanguageModelOptions), nameof(LogitsSoftCap), LogitsSoftCap ?? 1);
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(NormEps), NormEps);
+        OptionRange.Positive(nameof(LanguageModelOptions), nameof(FinalNormEps), FinalNormEps ?? 1);
         OptionRange.DropRate(nameof(LanguageModelOptions), nameof(DropoutRate), DropoutRate);
     }
 }

@@ -17,11 +17,11 @@ public sealed class TokenGenerator : IDisposable
     private long[] pending = [];
 
     /// <param name="model">The model; it is put into evaluation mode.</param>
-    /// <param name="options">How to choose tokens; null means the defaults.</param>
+    /// <param name="options">How to choose tokens; null means the model's <see cref="CausalLanguageModel.GenerationDefaults"/>.</param>
     public TokenGenerator(CausalLanguageModel model, GenerationOptions? options = null)
     {
         this.model = model;
-        this.options = options ?? new GenerationOptions();
+        this.options = options ?? model.GenerationDefaults;
         sampler = new TokenSampler(this.options);
         State = model.CreateState(1);
     }

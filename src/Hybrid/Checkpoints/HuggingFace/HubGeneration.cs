@@ -1,0 +1,75 @@
+using System.Text.Json.Nodes;
+using Hybrid.Modeling;
+
+namespace Hybrid.Checkpoints.HuggingFace;
+
+/// <summary>What generation_config.json asks for; where the file is missing, config.json may name the tokens that end a text.</summary>
+internal sealed class HubGeneration
+{
+    private const string FileName = "generation_config.json";
+
+    // How transformers draws where the file says so and no more: from the 50 most likely tokens.
+    private const int DefaultTopK = 50;
+
+    private static readonly string[] Inert =
+    [
+        "_from_model_config", "transformers_version", "bos_token_id", "pad_token_id", "use_cache", "output_attentions", "output_hidden_states",
+        "output_scores", "output_logits", "return_dict_in_generate", "max_length", "cache_implementation", "trust_remote_code",
+    ];
+
+    private readonly HubConfig? config;
+
+    private HubGeneration(JsonObject? json, HubConfig? config) => (Json, this.config) = (json, config);
+
+    /// <summary>Content of the file; null where there is none.</summary>
+    public JsonObject? Json { get; }
+
+    /// <summary>The options that the file asks for.</summary>
+    /// <exception cref="NotSupportedException">It asks for a way to choose tokens that this library lacks.</exception>
+    public GenerationOptions Options => config is null ? new GenerationOptions() : Read(config);
+
+    /// <summary>Reads the file of a folder.</summary>
+    public static HubGeneration Open(string folder, JsonObject modelConfig)
+    {
+        var path = Path.Combine(folder, FileName);
+        if (File.Exists(path))
+        {
+            var json = HubJson.Read(path);
+            return new HubGeneration(json, new HubConfig(path, json));
+        }
+
+        return modelConfig["eos_token_id"] is { } end
+            ? new HubGeneration(null, new HubConfig("config.json", new JsonObject { ["eos_token_id"] = end.DeepClone() }))
+            : new HubGeneration(null, null);
+    }
+
+    private static GenerationOptions Read(HubConfig config)
+    {
+        var options = new GenerationOptions();
+        var draws = config.Flag("do_sample", false);
+        var temperature = config.Number("temperature", 1);
+        var topK = config.Integer("top_k", DefaultTopK);
+        var topP = config.Number("top_p", 1);
+        options = options with
+        {
+            MaxNewTokens = (int)config.Integer("max_new_tokens", options.MaxNewTokens),
+            Temperature = draws ? temperature : 0,
+            TopK = draws ? (int)topK : 0,
+            TopP = draws ? topP : 1,
+            RepetitionPenalty = config.Number("repetition_penalty", 1),
+            StopTokens = [.. EndTokens(config)],
+        };
+        config.Require("num_beams", "1");
+        config.Require("num_return_sequences", "1");
+        config.Ignore(Inert);
+        config.RequireAllRead();
+        options.Validate();
+        return options;
+    }
+
+    private static IEnumerable<int> EndTokens(HubConfig config)
+    {
+        const string field = "eos_token_id";
+        return config.IsList(field) ? config.Integers(field)!.Select(id => (int)id) : config.OptionalInteger(field) is { } id ? [(int)id] : [];
+    }
+}

@@ -1,0 +1,203 @@
+using System.Text.Json.Nodes;
+using Hybrid.Modeling;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Hybrid.Checkpoints.HuggingFace;
+
+/// <summary>Loads and saves models in the folder layout of model hubs.</summary>
+internal static class PretrainedFolder
+{
+    private const string ConfigName = "config.json";
+    private const string GenerationName = "generation_config.json";
+
+    /// <summary>See <see cref="CausalLanguageModel.FromPretrained"/>.</summary>
+    public static CausalLanguageModel Load(string folder, string deviceName, string dtypeName)
+    {
+        var place = Folder(folder, [ConfigName]).Find();
+        var path = Path.Combine(place, ConfigName);
+        if (!File.Exists(path))
+        {
+            throw new FileNotFoundException($"{folder}: expected {ConfigName}; there is none.", path);
+        }
+
+        var json = HubJson.Read(path);
+        var config = new HubConfig(path, json);
+        var architecture = HubArchitecture.Find(path, config.Text("model_type"));
+        var described = architecture.Read(config);
+        config.RequireAllRead();
+        var generation = HubGeneration.Open(place, json);
+
+        using var files = HubWeightFiles.Open(place);
+        var (device, dtype) = (torch.device(deviceName), ParseType(dtypeName) ?? TypeOf(files));
+        CausalLanguageModel model;
+        try
+        {
+            model = new CausalLanguageModel(described.Options, described.Customise, module => Place(module, device, dtype));
+        }
+        catch (ArgumentException error)
+        {
+            throw new InvalidDataException($"{path}: the sizes do not make a model: {error.Message}", error);
+        }
+
+        try
+        {
+            model.Origin = new HubOrigin(architecture, json, generation);
+            Fill(model, architecture, files);
+            model.eval();
+            return model;
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>See <see cref="CausalLanguageModel.SavePretrained"/>.</summary>
+    public static void Save(CausalLanguageModel model, string folder, long maxShardSize)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(maxShardSize, 1);
+        using var scope = NewDisposeScope();
+        var (architecture, config) = Describe(model);
+        config["dtype"] = TypeName(model.Type);
+        config.Remove("torch_dtype");
+        var map = new WeightMap(model);
+        architecture.Map(map);
+        var shards = Shards(map.Tensors, maxShardSize);
+        Folder(folder, [.. shards.Select(shard => shard.Name), HubWeightFiles.IndexName, GenerationName, ConfigName]).Replace(target =>
+        {
+            foreach (var (name, tensors) in shards)
+            {
+                using var inner = NewDisposeScope();
+                SafeTensorsFile.Write(
+                    Path.Combine(target, name), tensors.Select(tensor => (tensor.Name, tensor.Value())), new Dictionary<string, string> { ["format"] = "pt" });
+            }
+
+            if (shards.Count > 1)
+            {
+                WriteJson(target, HubWeightFiles.IndexName, Index(shards));
+            }
+
+            WriteJson(target, GenerationName, model.Origin?.Generation.Json ?? new JsonObject { ["_from_model_config"] = true });
+            WriteJson(target, ConfigName, config);
+        });
+    }
+
+    // The last file is written last and marks the folder as complete.
+    private static CheckpointFolder Folder(string folder, IReadOnlyList<string> files) => new(folder, files, IsOwnName);
+
+    private static bool IsOwnName(string name) =>
+        name is ConfigName or GenerationName or HubWeightFiles.IndexName or HubWeightFiles.SingleName
+        || (name.StartsWith("model-", StringComparison.Ordinal) && name.EndsWith(".safetensors", StringComparison.Ordinal));
+
+    private static void Place(nn.Module module, Device device, ScalarType dtype)
+    {
+        if (dtype != ScalarType.Float32 || device.type != DeviceType.CPU)
+        {
+            module.to(device, dtype);
+        }
+    }
+
+    private static void Fill(CausalLanguageModel model, HubArchitecture architecture, HubWeightFiles files)
+    {
+        using var scope = NewDisposeScope();
+        var map = new WeightMap(model);
+        architecture.Map(map);
+        foreach (var (tensor, name) in files.Match(map))
+        {
+            using var inner = NewDisposeScope();
+            tensor.Fill(files.Read(name));
+        }
+    }
+
+    private static (HubArchitecture Architecture, JsonObject Config) Describe(CausalLanguageModel model)
+    {
+        if (model.Origin is { } origin)
+        {
+            return (origin.Architecture, (JsonObject)origin.Config.DeepClone());
+        }
+
+        var reasons = new List<string>();
+        foreach (var architecture in HubArchitecture.Exporters)
+        {
+            try
+            {
+                return (architecture, HubExport.Write(architecture, model.Options));
+            }
+            catch (NotSupportedException reason)
+            {
+                reasons.Add($"{architecture.Classes.Keys.First()}: {reason.Message}");
+            }
+        }
+
+        throw new NotSupportedException($"CausalLanguageModel: no model type of the hub has such layers; {string.Join("; ", reasons)}.");
+    }
+
+    private static List<(string Name, IReadOnlyList<HubTensor> Tensors)> Shards(IReadOnlyList<HubTensor> tensors, long maxSize)
+    {
+        var shards = new List<List<HubTensor>> { new() };
+        var size = 0L;
+        foreach (var tensor in tensors)
+        {
+            var bytes = ByteSize(tensor);
+            if (size > 0 && size + bytes > maxSize)
+            {
+                shards.Add([]);
+                size = 0;
+            }
+
+            shards[^1].Add(tensor);
+            size += bytes;
+        }
+
+        return shards.Count == 1
+            ? [(HubWeightFiles.SingleName, shards[0])]
+            : [.. shards.Select((shard, i) => ($"model-{i + 1:D5}-of-{shards.Count:D5}.safetensors", (IReadOnlyList<HubTensor>)shard))];
+    }
+
+    private static JsonObject Index(IEnumerable<(string Name, IReadOnlyList<HubTensor> Tensors)> shards)
+    {
+        var entries = shards.SelectMany(shard => shard.Tensors.Select(tensor => (tensor, shard.Name))).ToArray();
+        return new JsonObject
+        {
+            ["metadata"] = new JsonObject
+            {
+                ["total_parameters"] = entries.Sum(entry => entry.tensor.Shape().Aggregate(1L, (product, size) => product * size)),
+                ["total_size"] = entries.Sum(entry => ByteSize(entry.tensor)),
+            },
+            ["weight_map"] = new JsonObject(entries.OrderBy(entry => entry.tensor.Name, StringComparer.Ordinal)
+                .Select(entry => KeyValuePair.Create(entry.tensor.Name, (JsonNode?)entry.Name))),
+        };
+    }
+
+    private static long ByteSize(HubTensor tensor)
+    {
+        using var scope = NewDisposeScope();
+        return tensor.Parts().Sum(part => part.numel() * part.element_size());
+    }
+
+    private static void WriteJson(string folder, string name, JsonObject content) => File.WriteAllText(Path.Combine(folder, name), HubJson.Write(content));
+
+    /// <summary>The type of the largest tensor: some files keep small ones in a wider type.</summary>
+    private static ScalarType TypeOf(HubWeightFiles files) => files.Names.Count == 0
+        ? ScalarType.Float32
+        : files.Names.Select(files.Entry).MaxBy(entry => entry.ByteSize)!.Type;
+
+    private static ScalarType? ParseType(string name) => name switch
+    {
+        "auto" => null,
+        "float32" => ScalarType.Float32,
+        "bfloat16" => ScalarType.BFloat16,
+        _ => throw new ArgumentException($"CausalLanguageModel: dtype must be auto, float32 or bfloat16; got '{name}'.", nameof(name)),
+    };
+
+    private static string TypeName(ScalarType type) => type switch
+    {
+        ScalarType.Float64 => "float64",
+        ScalarType.Float32 => "float32",
+        ScalarType.Float16 => "float16",
+        ScalarType.BFloat16 => "bfloat16",
+        _ => throw new NotSupportedException($"CausalLanguageModel: weights of {type} have no name in config.json."),
+    };
+}
