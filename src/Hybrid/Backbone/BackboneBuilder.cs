@@ -26,6 +26,7 @@ public sealed class BackboneBuilder
     private bool stateBridges;
     private bool hasInputNorm;
     private double? finalNormEps;
+    private int? rescaleEvery;
     private Action<Module> place = _ => { };
 
     /// <param name="width">Model width D; at least 1.</param>
@@ -182,6 +183,19 @@ public sealed class BackboneBuilder
     }
 
     /// <summary>
+    /// Computes in evaluation mode what RWKV-4 computes with its stream halved after every n-th layer: the norms after k halvings have an
+    /// epsilon of 4^k times theirs. It needs <see cref="NormKind.LayerNorm"/>. Default: no halving.
+    /// </summary>
+    /// <param name="every">Layers n, at least 1; null means no halving.</param>
+    /// <returns>This builder.</returns>
+    public BackboneBuilder WithRescaling(int? every)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(every ?? 1, 1, nameof(every));
+        rescaleEvery = every;
+        return this;
+    }
+
+    /// <summary>
     /// Called with each module as soon as it is made, to move it to its device and dtype, so that no more than one stands in another place.
     /// </summary>
     internal BackboneBuilder WithPlacement(Action<Module> value)
@@ -210,10 +224,15 @@ public sealed class BackboneBuilder
         }
 
         RequireFeedForwardUse();
+        if (rescaleEvery is not null && block.Norm != NormKind.LayerNorm)
+        {
+            throw new ArgumentException($"BackboneBuilder: rescaling needs the norm {NormKind.LayerNorm}; the blocks have {block.Norm}.");
+        }
+
         var position = positionEncoding == PositionEncodingKind.None ? null : new PositionEncoding(positionEncoding, width, maxLength);
         ResidualBlock[] blocks = [.. pattern.Mixers.Select((name, layer) => Placed(MakeBlock(name, layer)))];
         var inputNorm = hasInputNorm ? Placed(block.Norm.Create(width, block.NormEps)) : null;
-        var finalNorm = Placed(block.Norm.Create(width, finalNormEps ?? block.NormEps));
+        var finalNorm = Placed(block.Norm.Create(width, finalNormEps ?? block.NormEps, HalvingsBefore(pattern.Count)));
         return new HybridBackbone(width, inputWidth ?? width, pattern, blocks, output, inputNorm, finalNorm, position, maxLength, stateBridges);
     }
 
@@ -287,9 +306,11 @@ public sealed class BackboneBuilder
         }
     }
 
+    private int HalvingsBefore(int layer) => rescaleEvery is { } every ? layer / every : 0;
+
     private BlockOptions BlockOf(string name, int layer)
     {
-        var options = blocksOf.GetValueOrDefault(name, block);
+        var options = blocksOf.GetValueOrDefault(name, block) with { Halvings = HalvingsBefore(layer) };
         return name switch
         {
             LayerPattern.MlpName => options with { FeedForward = options.FeedForward ?? new() },

@@ -16,6 +16,9 @@ public sealed record BlockOptions
     /// <summary>Epsilon of the norms; positive. Default 1e-5.</summary>
     public double NormEps { get; init; } = 1e-5;
 
+    /// <summary>How often the stream before this block is halved in evaluation mode, see <see cref="BackboneBuilder.WithRescaling"/>.</summary>
+    internal int Halvings { get; init; }
+
     /// <summary>Factor of each branch before it is added to the residual stream; positive. Default 1.</summary>
     public double ResidualMultiplier { get; init; } = 1;
 
@@ -102,7 +105,7 @@ public sealed class ResidualBlock : SequenceMixer
         preNorm = options.PreNorm;
         residualMultiplier = options.ResidualMultiplier;
         checkpointed = options.UseGradientCheckpointing;
-        mixerNorm = mixer is null or INormalisingMixer ? null : options.Norm.Create(Width, options.NormEps);
+        mixerNorm = mixer is null or INormalisingMixer ? null : options.Norm.Create(Width, options.NormEps, options.Halvings);
         feedForward = (options.FeedForward, options.MixtureOfExperts) switch
         {
             ({ } dense, _) => new FeedForward(Width, dense),
@@ -110,7 +113,7 @@ public sealed class ResidualBlock : SequenceMixer
             _ when mixer is null => throw new ArgumentException("ResidualBlock: a block without a mixer needs FeedForward or MixtureOfExperts."),
             _ => null,
         };
-        feedForwardNorm = feedForward is null ? null : options.Norm.Create(Width, options.NormEps);
+        feedForwardNorm = feedForward is null ? null : options.Norm.Create(Width, options.NormEps, options.Halvings);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         RegisterComponents();
         if (checkpointed && modules().Any(module => module is HybridAttention or ParallelHybrid))

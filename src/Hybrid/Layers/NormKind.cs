@@ -24,11 +24,14 @@ public static class NormKindExtensions
     /// <param name="width">Size of the last dimension; at least 1.</param>
     /// <param name="epsilon">Added to the mean square or the variance; positive.</param>
     /// <returns>The module.</returns>
-    public static nn.Module<Tensor, Tensor> Create(this NormKind kind, long width, double epsilon) => kind switch
+    public static nn.Module<Tensor, Tensor> Create(this NormKind kind, long width, double epsilon) => kind.Create(width, epsilon, halvings: 0);
+
+    /// <summary>A new norm behind a stream that is halved in evaluation mode, see <see cref="RescaledLayerNorm"/>.</summary>
+    internal static nn.Module<Tensor, Tensor> Create(this NormKind kind, long width, double epsilon, int halvings) => kind switch
     {
         NormKind.Rms => new RmsNorm(width, epsilon),
         NormKind.ZeroCentredRms => new RmsNorm(width, epsilon, NormScale.OnePlusWeight),
-        NormKind.LayerNorm => nn.LayerNorm(width, epsilon),
+        NormKind.LayerNorm => new RescaledLayerNorm(width, epsilon, halvings),
         _ => throw new ArgumentOutOfRangeException(nameof(kind), kind, $"NormKind: unknown value {kind}."),
     };
 }

@@ -37,7 +37,11 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <param name="options">Sizes and layers.</param>
     /// <exception cref="ArgumentException">An option is out of its range, or a layer cannot be built from it.</exception>
     public CausalLanguageModel(LanguageModelOptions options)
-        : this(options, null, _ => { }) => Initialise();
+        : this(options, null, _ => { })
+    {
+        Initialise();
+        Tokenizer = options.VocabSize == ByteTokenizer.Vocabulary ? new ByteTokenizer() : null;
+    }
 
     /// <summary>Makes a model whose weights are to be loaded.</summary>
     /// <param name="options">Sizes and layers.</param>
@@ -53,7 +57,6 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         backbone = BuildBackbone(options, customise, place);
         hasExperts = backbone.Blocks.Any(block => block.Experts is not null);
         head = options.TieEmbeddings ? null : Linear(options.HiddenSize, options.VocabSize, hasBias: false);
-        Tokenizer = options.VocabSize == ByteTokenizer.Vocabulary ? new ByteTokenizer() : null;
         place(embedding);
         if (head is not null)
         {
@@ -66,7 +69,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <summary>The options that the model was made from.</summary>
     public LanguageModelOptions Options { get; }
 
-    /// <summary>Turns text into ids and back; by default bytes where the vocabulary has 256 ids, else null.</summary>
+    /// <summary>Turns text into ids and back; by default bytes where the model was made here for 256 ids, else null.</summary>
     public ITokenizer? Tokenizer { get; set; }
 
     /// <summary>The stack of layers.</summary>
@@ -210,7 +213,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
             UseGradientCheckpointing = options.UseGradientCheckpointing,
         });
         builder.WithPositions(options.PositionEncoding).WithMaxLength(options.MaxSeqLen);
-        builder.WithInputNorm(options.NormEmbedding).WithFinalNormEps(options.FinalNormEps).WithPlacement(place);
+        builder.WithInputNorm(options.NormEmbedding).WithFinalNormEps(options.FinalNormEps).WithRescaling(options.RescaleEvery).WithPlacement(place);
         customise?.Invoke(builder);
         foreach (var name in pattern.Mixers.Distinct().Union(options.Mixers.Keys))
         {

@@ -42,6 +42,12 @@ public sealed record LanguageModelOptions
     /// <summary>Epsilon of the norm after the last layer; positive, null means <see cref="NormEps"/>.</summary>
     public double? FinalNormEps { get; init; }
 
+    /// <summary>
+    /// In evaluation mode, computes with norms as if the residual stream were halved after every so many layers, see
+    /// <see cref="BackboneBuilder.WithRescaling"/>; at least 1. Default null: not.
+    /// </summary>
+    public int? RescaleEvery { get; init; }
+
     /// <summary>Normalises the embedding before the first layer, as RWKV-4 does. Default false.</summary>
     public bool NormEmbedding { get; init; }
 
@@ -110,6 +116,7 @@ public sealed record LanguageModelOptions
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(ResidualMultiplier), ResidualMultiplier);
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(LogitsMultiplier), LogitsMultiplier);
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(LogitsSoftCap), LogitsSoftCap ?? 1);
+        OptionRange.AtLeast(nameof(LanguageModelOptions), nameof(RescaleEvery), RescaleEvery ?? 1, 1);
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(NormEps), NormEps);
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(FinalNormEps), FinalNormEps ?? 1);
         OptionRange.DropRate(nameof(LanguageModelOptions), nameof(DropoutRate), DropoutRate);

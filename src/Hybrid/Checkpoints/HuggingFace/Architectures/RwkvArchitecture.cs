@@ -19,9 +19,9 @@ internal sealed class RwkvArchitecture : HubArchitecture
         var layers = HubFields.Repeat(config, "rwkv", "rwkv_channel_mix");
         var sizes = HubFields.Sizes(config, layers, tiedByDefault: false);
 
-        // rescale_every halves weights and stream together against overflow in half precision, which the final norm takes back; the context
-        // length is that of the training, which a recurrence can go past.
-        config.Ignore("rescale_every", "context_length");
+        // The context length is that of the training, which a recurrence can go past.
+        config.Ignore("context_length");
+        var rescaleEvery = (int)config.Integer("rescale_every", 6);
         var timeMix = new RwkvOptions
         {
             Form = WkvForm.Rwkv4,
@@ -34,6 +34,7 @@ internal sealed class RwkvArchitecture : HubArchitecture
             NormEps = config.Number("layer_norm_epsilon", 1e-5),
             FinalNormEps = FinalNormEps,
             NormEmbedding = true,
+            RescaleEvery = rescaleEvery > 0 ? 2 * rescaleEvery : null,
             Mixers = HubFields.Mixers(layers, ("rwkv", timeMix), ("rwkv_channel_mix", channelMix)),
         });
     }
