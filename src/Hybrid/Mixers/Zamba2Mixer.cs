@@ -64,7 +64,8 @@ internal sealed class LowRankAdapter : Module<Tensor, Tensor>
 /// </summary>
 internal sealed class Zamba2Mixer : SequenceMixer, INormalisingMixer
 {
-    private readonly Func<Zamba2SharedBlock> shared;
+    // A function, as a field of the module itself would register it in every layer.
+    private readonly Func<Zamba2SharedBlock> blockInUse;
 
     // Registered in the first of the layers that share it, so that its parameters count, move and train once.
     [ComponentName(Name = "shared")]
@@ -99,7 +100,7 @@ internal sealed class Zamba2Mixer : SequenceMixer, INormalisingMixer
     {
         owned = owner is null ? new Zamba2SharedBlock(width, options) : null;
         var block = owner?.SharedBlock ?? owned!;
-        shared = () => block;
+        blockInUse = () => block;
         if (options.UseAttentionAdapters)
         {
             queryAdapter = new LowRankAdapter(2 * width, block.QueryChannels, options.AdapterRank);
@@ -115,7 +116,7 @@ internal sealed class Zamba2Mixer : SequenceMixer, INormalisingMixer
     }
 
     /// <summary>The block, this layer's own or another's.</summary>
-    public Zamba2SharedBlock SharedBlock => shared();
+    public Zamba2SharedBlock SharedBlock => blockInUse();
 
     /// <summary>True where the layer has made the block.</summary>
     public bool OwnsBlock => owned is not null;

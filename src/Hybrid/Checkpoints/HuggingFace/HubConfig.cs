@@ -85,7 +85,7 @@ internal sealed class HubConfig(string path, JsonObject json)
     {
         if (Find(field) is { } node && !supported.Contains(node.ToJsonString().Trim('"')))
         {
-            throw Unsupported(field, string.Join(" or ", supported));
+            throw Unsupported(field, supported.Length == 0 ? "nothing" : string.Join(" or ", supported));
         }
     }
 

@@ -36,7 +36,9 @@ internal static class HubExport
         var json = architecture.Export(options);
         json["model_type"] = type;
         json["architectures"] = new JsonArray(className);
+        json = (JsonObject)JsonNode.Parse(json.ToJsonString())!;
 
+        // Reading it back must give the same options.
         var config = new HubConfig("config.json", json);
         LanguageModelOptions read;
         try
