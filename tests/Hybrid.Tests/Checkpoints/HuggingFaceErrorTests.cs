@@ -1,5 +1,5 @@
 using System.Text.Json.Nodes;
-using Hybrid.Checkpoints;
+using Hybrid.Checkpoints.HuggingFace;
 using Hybrid.Modeling;
 using TorchSharp;
 using Xunit;
@@ -36,6 +36,30 @@ public class HuggingFaceErrorTests
         var error = Assert.ThrowsAny<Exception>(() => CausalLanguageModel.FromPretrained(folder.Path).Dispose());
         Assert.True(error is InvalidDataException or NotSupportedException, error.GetType().Name);
         Assert.Contains(message, error.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>No value of any field ends in another exception than those of a bad file.</summary>
+    [Theory]
+    [MemberData(nameof(HuggingFaceModel.All), MemberType = typeof(HuggingFaceModel))]
+    public void StrangeValuesAreRefusedOrWithoutEffect(string name)
+    {
+        using var golden = new HuggingFaceModel(name);
+        foreach (var field in golden.Config.Select(entry => entry.Key).ToArray())
+        {
+            foreach (var json in new[] { "0", "-1", "\"x\"", "[]", "{}", "true", "[[]]" })
+            {
+                var changed = (JsonObject)golden.Config.DeepClone();
+                changed[field] = JsonNode.Parse(json);
+                var error = Record.Exception(() =>
+                {
+                    var config = new HubConfig("config.json", changed);
+                    var described = HubArchitecture.Find("config.json", config.Text("model_type")).Read(config);
+                    config.RequireAllRead();
+                    PretrainedFolder.Make(described, "config.json", _ => { }).Dispose();
+                });
+                Assert.True(error is null or InvalidDataException or NotSupportedException, $"{field} = {json}: {error}");
+            }
+        }
     }
 
     [Fact]

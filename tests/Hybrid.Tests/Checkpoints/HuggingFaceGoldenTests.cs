@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Hybrid.Attention;
 using Hybrid.Checkpoints.HuggingFace;
 using Hybrid.Modeling;
 using Hybrid.Tests.Infrastructure;
@@ -12,6 +13,9 @@ namespace Hybrid.Tests.Checkpoints;
 public class HuggingFaceGoldenTests(ITestOutputHelper output)
 {
     private const double GradientTolerance = 1e-3;
+
+    // Sums over all tokens, on both sides in float32.
+    private const double StateTolerance = 2e-4;
 
     [Theory]
     [MemberData(nameof(HuggingFaceModel.All), MemberType = typeof(HuggingFaceModel))]
@@ -96,6 +100,64 @@ public class HuggingFaceGoldenTests(ITestOutputHelper output)
         Assert.True(error <= golden.Tolerance, $"logits differ by {error:g3}; allowed is {golden.Tolerance:g3}");
     }
 
+    [Theory]
+    [MemberData(nameof(HuggingFaceModel.All), MemberType = typeof(HuggingFaceModel))]
+    public void StatesAreThoseOfTheReference(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var golden = new HuggingFaceModel(name);
+        if (golden.IsHalf)
+        {
+            return;
+        }
+
+        using var model = golden.Load();
+        using var state = model.CreateState(golden.Ids.size(0));
+        model.forward(golden.Ids, new MixerContext { State = state });
+        foreach (var (place, part) in state.Parts.SelectMany((part, i) => Leaves(part).Select(leaf => ($"cache.{i}.", leaf))))
+        {
+            if (part is KeyValueState cache)
+            {
+                Compare(place + "k", expected => Newest(cache.Keys, expected.size(2), cache.Position));
+                Compare(place + "v", expected => Newest(cache.Values, expected.size(2), cache.Position));
+                continue;
+            }
+
+            foreach (var (own, tensor) in part.NamedTensors)
+            {
+                Compare(place + (own switch { "delta" => "ssm", "rg_lru" => "lru", _ => own }), expected =>
+                    own == "conv" ? LastInputs(tensor, expected.size(-1)) : tensor);
+            }
+        }
+
+        if (golden.Has("state.wkv_num"))
+        {
+            string[] names = ["shift", "num", "den", "max"];
+            CompareRwkv(state.Parts.Where((_, i) => i % 2 == 0), names, ["att_shift", "wkv_num", "wkv_den", "wkv_max"]);
+            CompareRwkv(state.Parts.Where((_, i) => i % 2 == 1), ["shift"], ["ffn_shift"]);
+        }
+
+        void Compare(string key, Func<Tensor, Tensor> actual)
+        {
+            if (golden.Has(key))
+            {
+                var expected = golden.Get(key);
+                var own = actual(expected);
+                TensorAssert.Close(key.EndsWith("conv", StringComparison.Ordinal) ? expected.narrow(2, expected.size(2) - own.size(2), own.size(2)) : expected, own, StateTolerance, key);
+            }
+        }
+
+        void CompareRwkv(IEnumerable<MixerState> parts, string[] own, string[] reference)
+        {
+            foreach (var (mine, theirs) in own.Zip(reference))
+            {
+                var stacked = stack([.. parts.Select(part => part.NamedTensors.Single(entry => entry.Name == mine).Tensor)], -1);
+                TensorAssert.Close(golden.Get("state." + theirs), stacked, StateTolerance, theirs);
+            }
+        }
+    }
+
     public static TheoryData<string> WithGradients() => HuggingFaceModel.Of(name => HuggingFaceModel.HasFile(name, "train.json"));
 
     private static double LargestLayerError(HuggingFaceModel golden, CausalLanguageModel model)
@@ -107,6 +169,16 @@ public class HuggingFaceGoldenTests(ITestOutputHelper output)
             .Select(i => Difference(golden.Get($"layer.{i}") * Rescaling(golden, i), streams[(i + 1) * blocksOfLayer]));
         return errors.Append(Difference(golden.Get("embed"), streams[0])).Append(Difference(golden.Get("last_hidden_state"), streams[^1])).Max();
     }
+
+    private static IEnumerable<MixerState> Leaves(MixerState state) =>
+        state is CompositeState composite ? composite.Parts.SelectMany(Leaves) : [state];
+
+    /// <summary>The last tokens of a cache, oldest first, wherever a ring has them.</summary>
+    private static Tensor Newest(Tensor slots, long count, long position) => slots.index_select(
+        2, tensor(Enumerable.Range(0, (int)count).Select(i => (position - count + i) % slots.size(2)).ToArray()));
+
+    /// <summary>A window [B, W - 1, E] as the reference has it, [B, E, n]; it keeps one input more than are needed, or just those.</summary>
+    private static Tensor LastInputs(Tensor window, long most) => window.narrow(1, Math.Max(0, window.size(1) - most), Math.Min(most, window.size(1))).transpose(1, 2);
 
     /// <summary>RWKV in the reference halves the stream after every n-th block; what it recorded is that of its halved weights.</summary>
     private static double Rescaling(HuggingFaceModel golden, int layer) =>

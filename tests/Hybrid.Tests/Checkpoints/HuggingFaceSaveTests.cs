@@ -148,11 +148,16 @@ public class HuggingFaceSaveTests
 
     [Theory]
     [InlineData("gru", "mamba: ")]
-    [InlineData("attention", "attention.use_rope would have to be False, is True")]
+    [InlineData("attention", "bamba: attention.qk_layernorm would have to be False, is True")]
     public void ModelsThatNoTypeHasAreRefusedWithTheReasons(string mixer, string reason)
     {
         using var folder = new TemporaryFolder();
-        using var model = new CausalLanguageModel(Small with { Layers = [mixer], FeedForward = new FeedForwardOptions() });
+        using var model = new CausalLanguageModel(Small with
+        {
+            Layers = [mixer],
+            FeedForward = new FeedForwardOptions(),
+            Mixers = mixer == "attention" ? Options(("attention", new AttentionOptions { QkLayernorm = true })) : Options(),
+        });
         var error = Assert.Throws<NotSupportedException>(() => model.SavePretrained(folder.File("out")));
         Assert.Contains(reason, error.Message, StringComparison.Ordinal);
         Assert.Empty(folder.Names());

@@ -107,8 +107,8 @@ public class HybridConfigErrorTests
     {
         var error = Assert.Throws<HybridConfigException>(() => HybridConfig.Parse("[model.feed_forward]\nzzz = 1"));
 
-        Assert.Equal("configuration(2,1): [model.feed_forward] zzz: unknown key; known: intermediate_size, kind", error.Message);
-        Assert.Equal("one of intermediate_size, kind", error.Expected);
+        Assert.Equal("configuration(2,1): [model.feed_forward] zzz: unknown key; known: gate_multiplier, intermediate_size, kind, output_multiplier, use_bias", error.Message);
+        Assert.Equal("one of gate_multiplier, intermediate_size, kind, output_multiplier, use_bias", error.Expected);
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 using Hybrid.Layers;
+using Hybrid.Tests.Infrastructure;
 using TorchSharp;
 using Xunit;
 using static TorchSharp.torch;
@@ -47,6 +48,39 @@ public class FeedForwardTests
             ["down_proj.bias", "down_proj.weight", "up_proj.bias", "up_proj.weight"], layer.state_dict().Keys.Order(StringComparer.Ordinal));
         var x = Values.Normal(1, 2, 4, Width);
         Check(layer, x, [.. Project(layer, "up_proj", x, Inner).Select(u => u * 0.5 * (1 + Erf(u / Math.Sqrt(2))))]);
+    }
+
+    [Fact]
+    public void GegluTanhGatesAndHasBiases()
+    {
+        using var scope = NewDisposeScope();
+        using var layer = new FeedForward(Width, new FeedForwardOptions { Kind = FeedForwardKind.GegluTanh, IntermediateSize = Inner });
+        Assert.Equal(6, layer.state_dict().Count);
+        var x = Values.Normal(1, 2, 4, Width);
+        var (gate, up) = (Project(layer, "gate_proj", x, Inner), Project(layer, "up_proj", x, Inner));
+        Check(layer, x, [.. gate.Zip(up, (g, u) => 0.5 * g * (1 + Math.Tanh(Math.Sqrt(2 / Math.PI) * (g + (0.044715 * g * g * g)))) * u)]);
+    }
+
+    [Fact]
+    public void MultipliersScaleTheGateBeforeItsActivationAndTheOutput()
+    {
+        using var scope = NewDisposeScope();
+        using var plain = new FeedForward(Width, new FeedForwardOptions { IntermediateSize = Inner, UseBias = true });
+        using var scaled = new FeedForward(
+            Width, new FeedForwardOptions { IntermediateSize = Inner, UseBias = true, GateMultiplier = 0.7, OutputMultiplier = 1.5 });
+        scaled.load_state_dict(plain.state_dict());
+        var gate = plain.get_parameter("gate_proj.weight")!;
+        var bias = plain.get_parameter("gate_proj.bias")!;
+        var x = Values.Normal(1, 2, 4, Width);
+        using (no_grad())
+        {
+            gate.mul_(0.7);
+            bias.mul_(0.7);
+            TensorAssert.Close(plain.call(x) * 1.5, scaled.call(x), 1e-6, "output");
+        }
+
+        var error = Assert.Throws<ArgumentException>(() => new FeedForwardOptions { Kind = FeedForwardKind.Gelu, GateMultiplier = 2 }.Validate());
+        Assert.Contains("GateMultiplier must be 1 for Gelu, which has no gate; got 2", error.Message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -45,6 +45,30 @@ public class RmsNormTests
         Assert.Equal(0, y[2]);
     }
 
+    [Fact]
+    public void AFactorOfOnePlusWeightStartsAtOne()
+    {
+        using var scope = NewDisposeScope();
+        using var norm = new RmsNorm(3, scale: NormScale.OnePlusWeight);
+        using var plain = new RmsNorm(3);
+        var x = Values.Tensor32([0.5f, -2, 3], 1, 1, 3);
+        Assert.Equal(Values.Of(plain.call(x)), Values.Of(norm.call(x)));
+        norm.load_state_dict(new Dictionary<string, Tensor> { ["weight"] = Values.Tensor32([1, -1, 0], 3) });
+        plain.load_state_dict(new Dictionary<string, Tensor> { ["weight"] = Values.Tensor32([2, 0, 1], 3) });
+        Assert.Equal(Values.Of(plain.call(x)), Values.Of(norm.call(x)));
+    }
+
+    [Fact]
+    public void WithoutAScaleThereAreNoParameters()
+    {
+        using var scope = NewDisposeScope();
+        using var norm = new RmsNorm(3, scale: NormScale.None);
+        using var plain = new RmsNorm(3);
+        var x = Values.Tensor32([0.5f, -2, 3], 1, 1, 3);
+        Assert.Empty(norm.parameters());
+        Assert.Equal(Values.Of(plain.call(x)), Values.Of(norm.call(x)));
+    }
+
     [Theory]
     [InlineData(ScalarType.Float32)]
     [InlineData(ScalarType.BFloat16)]

@@ -44,6 +44,11 @@ internal sealed class HubConfig(string path, JsonObject json)
     /// <summary>A whole number; without a fallback the field must be there.</summary>
     public long Integer(string field, long? fallback = null) => Find(field) is { } node ? AsInteger(field, node) : fallback ?? throw Missing(field);
 
+    /// <summary>A number of things, such as layers or heads: 1 or more; without a fallback the field must be there.</summary>
+    public int Count(string field, int? fallback = null) => Integer(field, fallback) is var count and >= 1 and <= int.MaxValue
+        ? (int)count
+        : throw Malformed(field, "1 or more");
+
     /// <summary>A whole number, or null where the field is missing.</summary>
     public long? OptionalInteger(string field) => Find(field) is { } node ? AsInteger(field, node) : null;
 

@@ -16,8 +16,8 @@ internal static class HubFields
     /// <param name="tiedByDefault">Whether the head is tied where the configuration does not say.</param>
     public static LanguageModelOptions Sizes(HubConfig config, IReadOnlyList<string> layers, bool tiedByDefault) => new()
     {
-        VocabSize = config.Integer("vocab_size"),
-        HiddenSize = config.Integer("hidden_size"),
+        VocabSize = config.Count("vocab_size"),
+        HiddenSize = config.Count("hidden_size"),
         NumLayers = layers.Count,
         Layers = layers,
         MaxSeqLen = config.Integer("max_position_embeddings", NoLimit),
@@ -27,8 +27,9 @@ internal static class HubFields
     /// <summary>One name for every layer.</summary>
     public static IReadOnlyList<string> Repeat(HubConfig config, params string[] names)
     {
-        var count = config.Integer("num_hidden_layers");
-        return count is >= 1 and < 1 << 20 ? [.. Enumerable.Range(0, (int)count).SelectMany(_ => names)] : throw config.Malformed("num_hidden_layers", "1 or more");
+        const int most = 1 << 20;
+        var count = config.Count("num_hidden_layers");
+        return count <= most ? [.. Enumerable.Range(0, count).SelectMany(_ => names)] : throw config.Malformed("num_hidden_layers", $"at most {most}");
     }
 
     /// <summary>A list that names each layer in the words of a configuration.</summary>
@@ -36,7 +37,12 @@ internal static class HubFields
     /// <param name="field">The field of the list.</param>
     /// <param name="words">Its words, each with the name of the mixer here.</param>
     public static IReadOnlyList<string>? LayersOf(HubConfig config, string field, IReadOnlyDictionary<string, string> words) =>
-        config.Texts(field)?.Select(word => words.GetValueOrDefault(word) ?? throw config.Unsupported(field, $"layers of {string.Join(", ", words.Keys)}")).ToArray();
+        config.Texts(field) switch
+        {
+            null => null,
+            [] => throw config.Malformed(field, "at least one layer"),
+            var list => [.. list.Select(word => words.GetValueOrDefault(word) ?? throw config.Unsupported(field, $"layers of {string.Join(", ", words.Keys)}"))],
+        };
 
     /// <summary>Options of those mixers that some layer has.</summary>
     public static IReadOnlyDictionary<string, object> Mixers(IReadOnlyList<string> layers, params (string Name, object Options)[] mixers) =>
@@ -77,7 +83,7 @@ internal static class HubFields
     /// <summary>Heads of attention, without positions and biases.</summary>
     public static AttentionOptions Attention(HubConfig config)
     {
-        var heads = config.Integer("num_attention_heads");
+        var heads = config.Count("num_attention_heads");
         return new AttentionOptions
         {
             NumHeads = heads,

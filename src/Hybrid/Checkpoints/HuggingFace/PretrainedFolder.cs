@@ -30,16 +30,7 @@ internal static class PretrainedFolder
 
         using var files = HubWeightFiles.Open(place);
         var (device, dtype) = (torch.device(deviceName), ParseType(dtypeName) ?? TypeOf(files));
-        CausalLanguageModel model;
-        try
-        {
-            model = new CausalLanguageModel(described.Options, described.Customise, module => Place(module, device, dtype));
-        }
-        catch (ArgumentException error)
-        {
-            throw new InvalidDataException($"{path}: the sizes do not make a model: {error.Message}", error);
-        }
-
+        var model = Make(described, path, module => Place(module, device, dtype));
         try
         {
             model.Origin = new HubOrigin(architecture, json, generation);
@@ -82,6 +73,19 @@ internal static class PretrainedFolder
             WriteJson(target, GenerationName, model.Origin?.Generation.Json ?? new JsonObject { ["_from_model_config"] = true });
             WriteJson(target, ConfigName, config);
         });
+    }
+
+    /// <summary>Makes the model of a configuration, without its weights.</summary>
+    internal static CausalLanguageModel Make(HubModel described, string path, Action<nn.Module> place)
+    {
+        try
+        {
+            return new CausalLanguageModel(described.Options, described.Customise, place);
+        }
+        catch (ArgumentException error)
+        {
+            throw new InvalidDataException($"{path}: the sizes do not make a model: {error.Message}", error);
+        }
     }
 
     // The last file is written last and marks the folder as complete.

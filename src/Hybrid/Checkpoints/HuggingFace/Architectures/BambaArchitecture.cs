@@ -18,8 +18,8 @@ internal sealed class BambaArchitecture : HubArchitecture
     /// <summary>The Mamba-2 layer in the fields that Bamba and Granite share.</summary>
     public static Mamba2Options Mamba2(HubConfig config, long width)
     {
-        var inner = config.Integer("mamba_expand", 2) * width;
-        var heads = config.Integer("mamba_n_heads", 128);
+        var inner = config.Count("mamba_expand", 2) * width;
+        var heads = config.Count("mamba_n_heads", 128);
         var headDim = config.IsText("mamba_d_head") ? inner / heads : config.Integer("mamba_d_head", inner / heads);
         if (heads * headDim != inner)
         {

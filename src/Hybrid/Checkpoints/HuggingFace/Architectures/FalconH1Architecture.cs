@@ -66,8 +66,8 @@ internal sealed class FalconH1Architecture : HubArchitecture
 
     private static Mamba2Options Mamba2(HubConfig config, long width)
     {
-        var inner = config.OptionalInteger("mamba_d_ssm") ?? (config.Integer("mamba_expand", 2) * width);
-        var heads = config.Integer("mamba_n_heads", 128);
+        var inner = config.OptionalInteger("mamba_d_ssm") ?? (config.Count("mamba_expand", 2) * width);
+        var heads = config.Count("mamba_n_heads", 128);
         var headDim = config.IsText("mamba_d_head") ? inner / heads : config.Integer("mamba_d_head", inner / heads);
         if (heads * headDim != inner)
         {

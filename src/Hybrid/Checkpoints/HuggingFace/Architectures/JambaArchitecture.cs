@@ -19,7 +19,7 @@ internal sealed class JambaArchitecture : HubArchitecture
     public override HubModel Read(HubConfig config)
     {
         var count = HubFields.Repeat(config, "mamba").Count;
-        var (period, offset) = (config.Integer("attn_layer_period", 8), config.Integer("attn_layer_offset", 4));
+        var (period, offset) = (config.Count("attn_layer_period", 8), config.Integer("attn_layer_offset", 4));
         string[] layers = [.. Enumerable.Range(0, count).Select(i => i % period == offset ? "attention" : "mamba")];
         var sizes = HubFields.Sizes(config, layers, tiedByDefault: false);
         var eps = config.Number("rms_norm_eps", 1e-6);
@@ -31,7 +31,7 @@ internal sealed class JambaArchitecture : HubArchitecture
         {
             DState = config.Integer("mamba_d_state", 16),
             DConv = config.Integer("mamba_d_conv", 4),
-            InnerSize = config.Integer("mamba_expand", 2) * sizes.HiddenSize,
+            InnerSize = config.Count("mamba_expand", 2) * sizes.HiddenSize,
             DtRank = config.IsText("mamba_dt_rank") ? null : config.OptionalInteger("mamba_dt_rank"),
             UseBias = config.Flag("mamba_proj_bias", false),
             UseConvBias = config.Flag("mamba_conv_bias", true),
@@ -47,9 +47,9 @@ internal sealed class JambaArchitecture : HubArchitecture
         var experts = new MixtureOfExpertsOptions
         {
             NumExperts = config.Integer("num_experts", 16),
-            TopK = (int)config.Integer("num_experts_per_tok", 2),
+            TopK = config.Count("num_experts_per_tok", 2),
             IntermediateSize = dense.IntermediateSize,
-            ExpertEvery = (int)config.Integer("expert_layer_period", 2),
+            ExpertEvery = config.Count("expert_layer_period", 2),
             ExpertOffset = (int)config.Integer("expert_layer_offset", 1),
             RouterAuxLossCoefficient = HubFields.BalanceShare(config),
         };

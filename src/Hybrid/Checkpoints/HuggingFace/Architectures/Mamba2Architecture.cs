@@ -19,7 +19,7 @@ internal sealed class Mamba2Architecture : HubArchitecture
         var layers = HubFields.Repeat(config, "mamba2");
         var sizes = HubFields.Sizes(config, layers, tiedByDefault: false);
         var inner = (long)(config.Number("expand", 2) * sizes.HiddenSize);
-        var headDim = config.Integer("head_dim", 64);
+        var headDim = config.Count("head_dim", 64);
         config.Require("hidden_act", "silu");
         config.Require("num_heads", $"{inner / headDim}");
 

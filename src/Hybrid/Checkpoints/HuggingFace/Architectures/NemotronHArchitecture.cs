@@ -78,7 +78,7 @@ internal sealed class NemotronHArchitecture : HubArchitecture
 
     private static Mamba2Options Mamba2(HubConfig config)
     {
-        var (heads, headDim) = (config.Integer("mamba_num_heads", 128), config.Integer("mamba_head_dim", 64));
+        var (heads, headDim) = (config.Count("mamba_num_heads", 128), config.Count("mamba_head_dim", 64));
         var biases = config.Flag("use_bias", false);
         config.Require("mamba_proj_bias", biases ? "true" : "false");
         config.Ignore("chunk_size", "mamba_chunk_size", "expand", "mamba_expand", "rms_norm_eps");
@@ -120,12 +120,12 @@ internal sealed class NemotronHArchitecture : HubArchitecture
         return new MixtureOfExpertsOptions
         {
             NumExperts = config.Integer("n_routed_experts"),
-            TopK = (int)config.Integer("num_experts_per_tok"),
+            TopK = config.Count("num_experts_per_tok"),
             IntermediateSize = config.Integer("moe_intermediate_size"),
             ExpertKind = FeedForwardKind.SquaredRelu,
             Weighting = ExpertWeighting.SigmoidTopkRenormalised,
-            NumGroups = (int)config.Integer("n_group", 1),
-            TopGroups = (int)config.Integer("topk_group", 1),
+            NumGroups = config.Count("n_group", 1),
+            TopGroups = config.Count("topk_group", 1),
             RoutedScale = config.Number("routed_scaling_factor", 1),
             SharedExpertIntermediateSize = config.Integer("moe_shared_expert_intermediate_size"),
             UseSharedExpertGate = false,

@@ -16,7 +16,7 @@ internal sealed class Qwen3NextArchitecture : HubArchitecture
     public override HubModel Read(HubConfig config)
     {
         var count = HubFields.Repeat(config, "attention").Count;
-        var interval = config.Integer("full_attention_interval", 4);
+        var interval = config.Count("full_attention_interval", 4);
         var layers = HubFields.LayersOf(config, "layer_types", Words)
             ?? [.. Enumerable.Range(1, count).Select(i => i % interval == 0 ? "attention" : "gated_delta_net")];
         config.Require("num_hidden_layers", $"{layers.Count}");
@@ -72,12 +72,12 @@ internal sealed class Qwen3NextArchitecture : HubArchitecture
 
     private static MixtureOfExpertsOptions? Experts(HubConfig config)
     {
-        var step = (int)config.Integer("decoder_sparse_step", 1);
+        var step = config.Count("decoder_sparse_step", 1);
         var experts = config.Integer("num_experts", 512);
         var options = new MixtureOfExpertsOptions
         {
             NumExperts = Math.Max(experts, 1),
-            TopK = (int)config.Integer("num_experts_per_tok", 10),
+            TopK = config.Count("num_experts_per_tok", 10),
             IntermediateSize = config.Integer("moe_intermediate_size", 512),
             Weighting = config.Flag("norm_topk_prob", true) ? ExpertWeighting.SoftmaxTopkRenormalised : ExpertWeighting.SoftmaxThenTopk,
             SharedExpertIntermediateSize = config.Integer("shared_expert_intermediate_size", 512),

@@ -24,7 +24,7 @@ internal sealed class Zamba2Architecture : HubArchitecture
         var layers = HubFields.LayersOf(config, "layers_block_type", Words) ?? throw config.Malformed("layers_block_type", "a list of mamba and hybrid");
         var sizes = HubFields.Sizes(config, layers, tiedByDefault: true);
         var eps = config.Number("rms_norm_eps", 1e-5);
-        var blocks = config.Integer("num_mem_blocks", 1);
+        var blocks = config.Count("num_mem_blocks", 1);
         config.Require("num_hidden_layers", $"{layers.Count}");
         config.Require("hidden_act", "gelu");
         config.Require("add_bias_linear", "false");
@@ -35,8 +35,8 @@ internal sealed class Zamba2Architecture : HubArchitecture
         {
             MambaConfig = Mamba2(config, sizes.HiddenSize),
             AttentionConfig = Attention(config, sizes),
-            IntermediateSize = config.Integer("intermediate_size", 4 * sizes.HiddenSize),
-            AdapterRank = config.Integer("adapter_rank", 128),
+            IntermediateSize = config.Count("intermediate_size"),
+            AdapterRank = config.Count("adapter_rank", 128),
             UseAttentionAdapters = config.Flag("use_shared_attention_adapter", false),
             NormEps = eps,
         };
@@ -102,7 +102,7 @@ internal sealed class Zamba2Architecture : HubArchitecture
 
     private static AttentionOptions Attention(HubConfig config, LanguageModelOptions sizes)
     {
-        var heads = config.Integer("num_attention_heads");
+        var heads = config.Count("num_attention_heads");
         var headDim = config.Integer("attention_head_dim", 2 * sizes.HiddenSize / heads);
         var attention = HubFields.WithRotary(HubFields.Attention(config), config);
         return attention with
@@ -116,8 +116,8 @@ internal sealed class Zamba2Architecture : HubArchitecture
 
     private static Mamba2Options Mamba2(HubConfig config, long width)
     {
-        var inner = config.Integer("mamba_expand", 2) * width;
-        var heads = config.Integer("n_mamba_heads", 8);
+        var inner = config.Count("mamba_expand", 2) * width;
+        var heads = config.Count("n_mamba_heads", 8);
         config.Require("mamba_headdim", $"{inner / heads}");
         config.Ignore("chunk_size");
         var groups = config.Integer("mamba_ngroups", 1);
