@@ -70,6 +70,12 @@ public sealed class TrainingCheckpoint
         string folder, CausalLanguageModel model, HybridConfig config, AdamW optimizer, long step, double? validationLoss = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(step);
+        if (!model.IsMadeOfOptions)
+        {
+            throw new ArgumentException(
+                "TrainingCheckpoint: the model's layers share weights in a way that no configuration states; save it with SavePretrained.", nameof(model));
+        }
+
         if (config with { Model = model.Options } != config)
         {
             throw new ArgumentException(

@@ -52,6 +52,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     {
         options.Validate();
         Options = options;
+        IsMadeOfOptions = customise is null;
         embedding = new TokenEmbedding(options.VocabSize, options.HiddenSize, InitialDeviation);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         backbone = BuildBackbone(options, customise, place);
@@ -68,6 +69,9 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
 
     /// <summary>The options that the model was made from.</summary>
     public LanguageModelOptions Options { get; }
+
+    /// <summary>True where the options say all of the model, so that a model made from them has its layers.</summary>
+    internal bool IsMadeOfOptions { get; }
 
     /// <summary>Turns text into ids and back; by default bytes where the model was made here for 256 ids, else null.</summary>
     public ITokenizer? Tokenizer { get; set; }

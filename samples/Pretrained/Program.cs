@@ -1,0 +1,38 @@
+using System.CommandLine;
+using Hybrid.Modeling;
+
+var folder = new Option<string>("--model") { Description = "Folder with config.json and model.safetensors, as model hubs have them.", Required = true };
+var prompt = new Option<string>("--prompt") { Description = "Token ids to continue, with commas between them.", Required = true };
+var tokens = new Option<int?>("--tokens") { Description = "Tokens to generate; else what generation_config.json says." };
+var device = new Option<string>("--device") { Description = "cpu, cuda, cuda:1 ...", DefaultValueFactory = _ => "cpu" };
+var dtype = new Option<string>("--dtype") { Description = "auto, float32 or bfloat16.", DefaultValueFactory = _ => "auto" };
+var output = new Option<string?>("--output") { Description = "Folder to save the model to." };
+var command = new RootCommand("Loads a model of a hub, says what it is made of and continues a prompt.") { folder, prompt, tokens, device, dtype, output };
+command.SetAction(parsed =>
+{
+    try
+    {
+        using var model = CausalLanguageModel.FromPretrained(parsed.GetValue(folder)!, parsed.GetValue(device)!, parsed.GetValue(dtype)!);
+        Console.WriteLine(model.Backbone.Describe());
+
+        var defaults = model.GenerationDefaults;
+        using var generator = new TokenGenerator(model, defaults with { MaxNewTokens = parsed.GetValue(tokens) ?? defaults.MaxNewTokens });
+        int[] ids = [.. parsed.GetValue(prompt)!.Split(',').Select(int.Parse)];
+        Console.WriteLine($"prompt        {string.Join(' ', ids)}");
+        Console.WriteLine($"continuation  {string.Join(' ', generator.Generate(ids))}");
+
+        if (parsed.GetValue(output) is { } target)
+        {
+            model.SavePretrained(target);
+            Console.WriteLine($"saved         {target}");
+        }
+
+        return 0;
+    }
+    catch (Exception error) when (error is ArgumentException or FormatException or IOException or InvalidDataException or NotSupportedException)
+    {
+        Console.Error.WriteLine(error.Message);
+        return 1;
+    }
+});
+return command.Parse(args).Invoke();
