@@ -81,14 +81,9 @@ public sealed class ParallelMixer : SequenceMixer
     {
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, gate.weight.dtype);
-        var state = RequireState<CompositeState>(context.State, batch.Size);
-        if (state is not (null or { Parts.Count: 2 }))
-        {
-            throw new ArgumentException($"ParallelMixer: the state must be a pair made by CreateState; got {state.Parts.Count} parts.", nameof(context));
-        }
-
+        var state = CompositeState.Require(RequireState<CompositeState>(context.State, batch.Size), this, 2);
         state?.EnsureRoom(batch.Length, batch.Lengths);
-        var aligned = context with { Lengths = batch.Lengths, PaddingSide = PaddingSide.Right };
+        var aligned = batch.Inner(context);
         var recurrent = ssm.forward(batch.Input, aligned.WithState(state?.Parts[0]));
         var attended = attention.forward(batch.Input, aligned.WithState(state?.Parts[1]));
         state?.Advance(batch.Length, batch.Lengths);

@@ -120,7 +120,7 @@ public class HuggingFaceErrorTests
     [InlineData("mistral_sliding", "rope_parameters")]
     public void OlderSpellingsMeanTheSame(string name, string field)
     {
-        using var golden = new HuggingFaceModel(name);
+        using var golden = HuggingFaceModel.Own(name);
         using var folder = Copy(name, config => Respell(config, field));
         if (name == "mamba2")
         {
@@ -198,7 +198,7 @@ public class HuggingFaceErrorTests
 
     private static TemporaryFolder Copy(string name, Action<JsonObject> change)
     {
-        using var golden = new HuggingFaceModel(name);
+        using var golden = HuggingFaceModel.Own(name);
         var folder = new TemporaryFolder();
         foreach (var file in Directory.GetFiles(golden.Folder, "*model*").Append(Path.Combine(golden.Folder, "generation_config.json")))
         {

@@ -18,11 +18,16 @@ public sealed class HuggingFaceModel : IDisposable
     private readonly string goldenFolder;
 
     public HuggingFaceModel(string name)
+        : this(Root, name)
     {
-        Folder = Path.Combine(Root, name);
+    }
+
+    private HuggingFaceModel(string root, string name)
+    {
+        Folder = Path.Combine(root, name);
 
         // The sharded copy of a model has no results of its own.
-        goldenFolder = File.Exists(Path.Combine(Folder, "golden.safetensors")) ? Folder : Path.Combine(Root, name[..name.LastIndexOf('_')]);
+        goldenFolder = File.Exists(Path.Combine(Folder, "golden.safetensors")) ? Folder : Path.Combine(root, name[..name.LastIndexOf('_')]);
         golden = SafeTensorsFile.Open(Path.Combine(goldenFolder, "golden.safetensors"));
         Config = ReadJson(Path.Combine(Folder, "config.json"));
         Ids = golden.Read("input_ids").to_type(ScalarType.Int64).DetachFromDisposeScope();
@@ -43,15 +48,20 @@ public sealed class HuggingFaceModel : IDisposable
         ? LogitsTolerance
         : Math.Max(LogitsTolerance, 3 * (double)ReadJson(Path.Combine(goldenFolder, "info.json"))["max_abs_diff_f32_vs_f64_logits"]!);
 
+    private static string OwnRoot => Path.Combine(AppContext.BaseDirectory, "Golden", "models");
+
     private static string Root
     {
         get
         {
-            var root = Environment.GetEnvironmentVariable("HYBRID_GOLDEN") is { Length: > 0 } other ? other : Path.Combine(AppContext.BaseDirectory, "Golden");
+            var root = Environment.GetEnvironmentVariable("HYBRID_GOLDEN") is { Length: > 0 } other ? other : OwnRoot;
             var nested = Path.Combine(root, "models");
             return Directory.Exists(nested) ? nested : root;
         }
     }
+
+    /// <summary>A folder of the repository's own set, for tests that know its sizes.</summary>
+    public static HuggingFaceModel Own(string name) => new(OwnRoot, name);
 
     /// <summary>All folders, as theory data.</summary>
     public static TheoryData<string> All() => Of(_ => true);

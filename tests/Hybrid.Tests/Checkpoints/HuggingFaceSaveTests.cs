@@ -43,7 +43,7 @@ public class HuggingFaceSaveTests
     [Fact]
     public void LargeModelsAreSplitIntoNumberedFilesWithAnIndex()
     {
-        using var golden = new HuggingFaceModel("jamba");
+        using var golden = HuggingFaceModel.Own("jamba");
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var guard = no_grad();
@@ -69,7 +69,7 @@ public class HuggingFaceSaveTests
     [Fact]
     public void FoldersThatHoldOtherFilesAreNotTouched()
     {
-        using var golden = new HuggingFaceModel("mamba");
+        using var golden = HuggingFaceModel.Own("mamba");
         using var folder = new TemporaryFolder();
         using var model = golden.Load();
         Directory.CreateDirectory(folder.File("own"));
@@ -82,7 +82,7 @@ public class HuggingFaceSaveTests
     [Fact]
     public void HalfPrecisionWeightsStayAsTheyAreAndRunInTheirOwnType()
     {
-        using var golden = new HuggingFaceModel("mamba_bf16");
+        using var golden = HuggingFaceModel.Own("mamba_bf16");
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var guard = no_grad();
@@ -175,7 +175,7 @@ public class HuggingFaceSaveTests
     [Fact]
     public void LoadedModelsTrainAndGoOnFromWhatWasSaved()
     {
-        using var golden = new HuggingFaceModel("mamba");
+        using var golden = HuggingFaceModel.Own("mamba");
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var model = golden.Load();

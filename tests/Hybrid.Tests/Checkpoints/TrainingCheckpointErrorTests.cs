@@ -28,6 +28,17 @@ public sealed class TrainingCheckpointErrorTests : IDisposable
         TrainingCheckpoint.Save(Target, model, Config, optimizer, 7);
     }
 
+    [Fact]
+    public void ModelsThatOptionsCannotStateAreRefused()
+    {
+        using var golden = HuggingFaceModel.Own("zamba2");
+        using var shared = golden.Load();
+        using var own = LanguageModelTrainer.CreateOptimizer(shared, Config.Training!);
+        var error = Assert.Throws<ArgumentException>(
+            () => TrainingCheckpoint.Save(folder.File("shared"), shared, Config with { Model = shared.Options }, own, 0));
+        Assert.Contains("save it with SavePretrained", error.Message, StringComparison.Ordinal);
+    }
+
     private string Target => folder.File("run");
 
     [Theory]

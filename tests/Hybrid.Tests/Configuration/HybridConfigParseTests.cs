@@ -24,6 +24,67 @@ public class HybridConfigParseTests
     }
 
     [Fact]
+    public void KeysOfReleasedModels_ReachTheirProperties()
+    {
+        var config = HybridConfig.Parse(
+            """
+            [model]
+            hidden_size = 24
+            num_layers = 3
+            embedding_multiplier = 1.5
+            residual_multiplier = 0.6
+            logits_multiplier = 0.7
+            logits_soft_cap = 30
+            norm = "layer_norm"
+            final_norm_eps = 1e-4
+            rescale_every = 2
+            norm_embedding = true
+            layers = ["mamba", "attention", "falcon_h1"]
+            feed_forward = { kind = "geglu_tanh", use_bias = false, gate_multiplier = 0.8, output_multiplier = 1.3 }
+            mixture_of_experts = { num_experts = 2, top_k = 1, dense_layers = [0] }
+            mamba = { inner_size = 40, use_inner_norms = true, use_inner_norm_weights = false }
+            [model.attention]
+            num_heads = 3
+            qk_rms_norm = true
+            qk_rms_norm_eps = 1e-5
+            use_output_gate = true
+            use_output_bias = true
+            key_multiplier = 0.65
+            [model.falcon_h1]
+            mamba_output_multiplier = 0.75
+            attention_input_multiplier = 0.9
+            attention_output_multiplier = 1.2
+            attention_config = { num_heads = 3 }
+            [model.falcon_h1.mamba_config]
+            head_dim = 8
+            inner_size = 32
+            use_norm = false
+            use_output_bias = true
+            input_multiplier = 1.25
+            projection_multipliers = [0.7, 1.1, 0.9, 1.4, 0.8]
+            """);
+        var model = config.Model!;
+
+        Assert.Equal((1.5, 0.6, 0.7, 30.0), (model.EmbeddingMultiplier, model.ResidualMultiplier, model.LogitsMultiplier, model.LogitsSoftCap));
+        Assert.Equal((NormKind.LayerNorm, 1e-4, 2, true), (model.Norm, model.FinalNormEps, model.RescaleEvery, model.NormEmbedding));
+        Assert.Equal(
+            new FeedForwardOptions { Kind = FeedForwardKind.GegluTanh, UseBias = false, GateMultiplier = 0.8, OutputMultiplier = 1.3 }, model.FeedForward);
+        Assert.Equal([0], model.MixtureOfExperts!.DenseLayers!);
+        Assert.Equal(new MambaOptions { InnerSize = 40, UseInnerNorms = true, UseInnerNormWeights = false }, model.Mixers["mamba"]);
+        Assert.Equal(
+            new AttentionOptions { NumHeads = 3, QkRmsNorm = true, QkRmsNormEps = 1e-5, UseOutputGate = true, UseOutputBias = true, KeyMultiplier = 0.65 },
+            model.Mixers["attention"]);
+        var falcon = (FalconH1Options)model.Mixers["falcon_h1"];
+        Assert.Equal((0.75, 0.9, 1.2), (falcon.MambaOutputMultiplier, falcon.AttentionInputMultiplier, falcon.AttentionOutputMultiplier));
+        Assert.Equal((32, false, true, 1.25), (falcon.MambaConfig.InnerSize, falcon.MambaConfig.UseNorm, falcon.MambaConfig.UseOutputBias, falcon.MambaConfig.InputMultiplier));
+        Assert.Equal([0.7, 1.1, 0.9, 1.4, 0.8], falcon.MambaConfig.ProjectionMultipliers!);
+
+        // It makes a model, whose configuration can be written and read again.
+        using var made = new CausalLanguageModel(model);
+        Assert.Equal(config.ToToml(), HybridConfig.Parse(config.ToToml()).ToToml());
+    }
+
+    [Fact]
     public void EveryKeyOfTheModel_ReachesItsProperty()
     {
         var model = HybridConfig.Parse(
