@@ -37,7 +37,7 @@ public class ParallelMixerTests
         using var other = new CompositeState(2, []);
         using var x = zeros(2, 3, 12);
         var error = Assert.Throws<ArgumentException>(() => mixer.forward(x, new MixerContext { State = other }));
-        Assert.Contains("the state must be a pair made by CreateState; got 0 parts", error.Message, StringComparison.Ordinal);
+        Assert.Contains("the state must have 2 parts, made by CreateState; got 0 parts", error.Message, StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => new ParallelMixer(new ScalingMixer(4, 1), new ScalingMixer(5, 1)));
     }
 

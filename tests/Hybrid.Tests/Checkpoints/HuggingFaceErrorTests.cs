@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Hybrid.Checkpoints;
 using Hybrid.Checkpoints.HuggingFace;
 using Hybrid.Modeling;
 using TorchSharp;
@@ -99,6 +100,48 @@ public class HuggingFaceErrorTests
 
         File.Delete(folder.File("model-00003-of-00004.safetensors"));
         Assert.Throws<FileNotFoundException>(() => CausalLanguageModel.FromPretrained(folder.Path).Dispose());
+    }
+
+    [Fact]
+    public void Float16FilesNeedAStatedType()
+    {
+        using var folder = Copy("mamba", _ => { });
+        using var scope = NewDisposeScope();
+        var path = folder.File("model.safetensors");
+        var tensors = new List<(string, Tensor)>();
+        using (var file = SafeTensorsFile.Open(path))
+        {
+            tensors.AddRange(file.Names.Select(name => (name, file.Read(name).to_type(ScalarType.Float16))));
+        }
+
+        SafeTensorsFile.Write(path, tensors);
+        var error = Assert.Throws<NotSupportedException>(() => CausalLanguageModel.FromPretrained(folder.Path).Dispose());
+        Assert.Contains("the weights are F16, in which no layer computes; choose dtype float32 or bfloat16", error.Message, StringComparison.Ordinal);
+        using var model = CausalLanguageModel.FromPretrained(folder.Path, dtype: "float32");
+        Assert.Equal(ScalarType.Float32, model.Type);
+        Assert.Throws<ArgumentException>(() => CausalLanguageModel.FromPretrained(folder.Path, dtype: "float8"));
+    }
+
+    /// <summary>Some files keep a copy of the embedding as the head of a tied model; another matrix there is an error.</summary>
+    [Fact]
+    public void TiedHeadsMayBeInTheFileIfTheyAreTheEmbedding()
+    {
+        using var folder = Copy("mamba", _ => { });
+        using var scope = NewDisposeScope();
+        var path = folder.File("model.safetensors");
+        var tensors = new List<(string, Tensor)>();
+        using (var file = SafeTensorsFile.Open(path))
+        {
+            tensors.AddRange(file.Names.Select(name => (name, file.Read(name))));
+            tensors.Add(("lm_head.weight", file.Read("backbone.embeddings.weight")));
+        }
+
+        SafeTensorsFile.Write(path, tensors);
+        CausalLanguageModel.FromPretrained(folder.Path).Dispose();
+        tensors[^1].Item2.add_(1);
+        SafeTensorsFile.Write(path, tensors);
+        var error = Assert.Throws<InvalidDataException>(() => CausalLanguageModel.FromPretrained(folder.Path).Dispose());
+        Assert.Contains("tensor 'lm_head.weight': expected none of this name; found one", error.Message, StringComparison.Ordinal);
     }
 
     [Fact]

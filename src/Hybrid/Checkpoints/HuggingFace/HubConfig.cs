@@ -42,7 +42,8 @@ internal sealed class HubConfig(string path, JsonObject json)
     }
 
     /// <summary>A whole number; without a fallback the field must be there.</summary>
-    public long Integer(string field, long? fallback = null) => Find(field) is { } node ? AsInteger(field, node) : fallback ?? throw Missing(field);
+    public long Integer(string field, long? fallback = null) =>
+        Find(field) is { } node ? AsInteger(field, node) : fallback ?? throw Missing(field);
 
     /// <summary>A number of things, such as layers or heads: 1 or more; without a fallback the field must be there.</summary>
     public int Count(string field, int? fallback = null) => Integer(field, fallback) is var count and >= 1 and <= int.MaxValue
@@ -100,11 +101,12 @@ internal sealed class HubConfig(string path, JsonObject json)
     /// <summary>Throws where a field was not read and is not known to be without effect.</summary>
     public void RequireAllRead()
     {
-        var unread = json.Where(field => field.Value is not null && !known.Contains(field.Key) && !Inert.Contains(field.Key)).Select(field => field.Key).ToArray();
+        var unread = json.Where(field => field.Value is not null && !known.Contains(field.Key) && !Inert.Contains(field.Key))
+            .Select(field => $"'{field.Key}'").ToArray();
         if (unread.Length > 0)
         {
             throw new NotSupportedException(
-                $"{path}: the fields {string.Join(", ", unread.Select(field => $"'{field}'"))} are not known for this model type, so what they ask for would be lost.");
+                $"{path}: the fields {string.Join(", ", unread)} are not known for this model type, so what they ask for would be lost.");
         }
     }
 
@@ -142,8 +144,8 @@ internal sealed class HubConfig(string path, JsonObject json)
     private double AsNumber(string field, JsonNode? node) => node switch
     {
         JsonValue value when value.TryGetValue<double>(out var number) => number,
-        JsonObject { Count: 1 } wrapped when wrapped["__float__"] is JsonValue text && text.TryGetValue<string>(out var name) => HubJson.ParseSpecial(name)
-            ?? throw Malformed(field, "a number", node),
+        JsonObject { Count: 1 } wrapped when wrapped["__float__"] is JsonValue text && text.TryGetValue<string>(out var name) =>
+            HubJson.ParseSpecial(name) ?? throw Malformed(field, "a number", node),
         _ => throw Malformed(field, "a number", node),
     };
 

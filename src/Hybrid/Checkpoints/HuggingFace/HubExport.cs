@@ -20,7 +20,8 @@ internal static class HubExport
     // Stated in another way on both sides, and compared as the pattern that they mean.
     private static readonly HashSet<string> OfThePattern = new(StringComparer.Ordinal)
     {
-        "backbone", "attention_every", "attention_layers", "ratio", "hybrid_override_pattern", "layers", "expert_every", "expert_offset", "dense_layers",
+        "backbone", "attention_every", "attention_layers", "ratio", "hybrid_override_pattern", "layers", "expert_every", "expert_offset",
+        "dense_layers",
     };
 
     /// <summary>The configuration of a model made here.</summary>
@@ -55,13 +56,16 @@ internal static class HubExport
 
         var (own, other) = (Describe(options), Describe(read));
         var differences = own.Keys.Union(other.Keys).Where(key => own.GetValueOrDefault(key) != other.GetValueOrDefault(key))
-            .Select(key => $"{key} would have to be {other.GetValueOrDefault(key) ?? "absent"}, is {own.GetValueOrDefault(key) ?? "absent"}").ToArray();
+            .Select(key => $"{key} would have to be {other.GetValueOrDefault(key) ?? "absent"}, is {own.GetValueOrDefault(key) ?? "absent"}")
+            .ToArray();
         return differences.Length == 0 ? json : throw new NotSupportedException(string.Join(", ", differences.Take(3)));
     }
 
     /// <summary>An inner width as a multiple of the model width.</summary>
     public static long Ratio(long inner, long width) =>
-        inner % width == 0 ? inner / width : throw new NotSupportedException($"the inner width must be a multiple of the width, {width}; it is {inner}");
+        inner % width == 0
+            ? inner / width
+            : throw new NotSupportedException($"the inner width must be a multiple of the width, {width}; it is {inner}");
 
     /// <summary>Period and offset of the layers of a mixer, which must have one.</summary>
     public static (int Period, int Offset) Period(LanguageModelOptions options, string name)

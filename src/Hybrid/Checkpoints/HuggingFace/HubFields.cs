@@ -29,7 +29,9 @@ internal static class HubFields
     {
         const int most = 1 << 20;
         var count = config.Count("num_hidden_layers");
-        return count <= most ? [.. Enumerable.Range(0, count).SelectMany(_ => names)] : throw config.Malformed("num_hidden_layers", $"at most {most}");
+        return count <= most
+            ? [.. Enumerable.Range(0, count).SelectMany(_ => names)]
+            : throw config.Malformed("num_hidden_layers", $"at most {most}");
     }
 
     /// <summary>A list that names each layer in the words of a configuration.</summary>
@@ -41,7 +43,11 @@ internal static class HubFields
         {
             null => null,
             [] => throw config.Malformed(field, "at least one layer"),
-            var list => [.. list.Select(word => words.GetValueOrDefault(word) ?? throw config.Unsupported(field, $"layers of {string.Join(", ", words.Keys)}"))],
+            var list =>
+            [
+                .. list.Select(word =>
+                    words.GetValueOrDefault(word) ?? throw config.Unsupported(field, $"layers of {string.Join(", ", words.Keys)}")),
+            ],
         };
 
     /// <summary>Options of those mixers that some layer has.</summary>

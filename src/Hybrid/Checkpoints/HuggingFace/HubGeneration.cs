@@ -28,6 +28,19 @@ internal sealed class HubGeneration
     /// <exception cref="NotSupportedException">It asks for a way to choose tokens that this library lacks.</exception>
     public GenerationOptions Options => config is null ? new GenerationOptions() : Read(config);
 
+    /// <summary>Content of the file for a model: its own where it came with one, else the special tokens of its configuration.</summary>
+    public static JsonObject For(CausalLanguageModel model, JsonObject config)
+    {
+        if (model.Origin?.Generation.Json is { } own)
+        {
+            return own;
+        }
+
+        string[] fields = ["bos_token_id", "eos_token_id", "pad_token_id"];
+        var tokens = fields.Where(field => config[field] is not null).Select(field => KeyValuePair.Create(field, config[field]?.DeepClone()));
+        return new JsonObject(tokens) { ["_from_model_config"] = true };
+    }
+
     /// <summary>Reads the file of a folder.</summary>
     public static HubGeneration Open(string folder, JsonObject modelConfig)
     {

@@ -35,8 +35,8 @@ internal static class HubJson
     /// <summary>The text of an object, its fields sorted, as transformers writes it.</summary>
     public static string Write(JsonObject content)
     {
-        var sorted = new JsonObject(content.OrderBy(field => field.Key, StringComparer.Ordinal).Select(field => KeyValuePair.Create(field.Key, field.Value?.DeepClone())));
-        return sorted.ToJsonString(Indented) + "\n";
+        var sorted = content.OrderBy(field => field.Key, StringComparer.Ordinal).Select(field => KeyValuePair.Create(field.Key, field.Value?.DeepClone()));
+        return new JsonObject(sorted).ToJsonString(Indented) + "\n";
     }
 
     /// <summary>The number of a special name; null where the name is none.</summary>

@@ -119,9 +119,9 @@ internal sealed class HubWeightFiles : IDisposable
         }
 
         using var scope = NewDisposeScope();
-        var embedding = places.Keys.Single(other => other.EndsWith("embed_tokens.weight", StringComparison.Ordinal)
+        var embedding = places.Keys.FirstOrDefault(other => other.EndsWith("embed_tokens.weight", StringComparison.Ordinal)
             || other.EndsWith("embeddings.weight", StringComparison.Ordinal) || other.EndsWith("embedding.weight", StringComparison.Ordinal));
-        return Entry(name).Shape.SequenceEqual(Entry(embedding).Shape) && Read(name).eq(Read(embedding)).all().ToBoolean();
+        return embedding is not null && Entry(name).Shape.SequenceEqual(Entry(embedding).Shape) && Read(name).eq(Read(embedding)).all().ToBoolean();
     }
 
     private void AddIndexed(string index)
@@ -150,7 +150,8 @@ internal sealed class HubWeightFiles : IDisposable
         node is JsonValue value && value.TryGetValue<string>(out var name) && name.Length > 0 && name.AsSpan().IndexOfAny('/', '\\', ':') < 0
             && name is not ("." or "..")
             ? name
-            : throw new InvalidDataException($"{index}: tensor '{tensor}': expected the name of a file beside the index; found {node?.ToJsonString() ?? "null"}.");
+            : throw new InvalidDataException(
+                $"{index}: tensor '{tensor}': expected the name of a file beside the index; found {node?.ToJsonString() ?? "null"}.");
 
     private void Add(string name)
     {

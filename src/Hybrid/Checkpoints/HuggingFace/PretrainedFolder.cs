@@ -11,6 +11,9 @@ internal static class PretrainedFolder
     private const string ConfigName = "config.json";
     private const string GenerationName = "generation_config.json";
 
+    // What other libraries look for before they read weights of PyTorch's layout.
+    private static readonly Dictionary<string, string> Metadata = new() { ["format"] = "pt" };
+
     /// <summary>See <see cref="CausalLanguageModel.FromPretrained"/>.</summary>
     public static CausalLanguageModel Load(string folder, string deviceName, string dtypeName)
     {
@@ -29,7 +32,7 @@ internal static class PretrainedFolder
         var generation = HubGeneration.Open(place, json);
 
         using var files = HubWeightFiles.Open(place);
-        var (device, dtype) = (torch.device(deviceName), ParseType(dtypeName) ?? TypeOf(files));
+        var (device, dtype) = (torch.device(deviceName), ParseType(dtypeName) ?? TypeOf(folder, files));
         var model = Make(described, path, module => Place(module, device, dtype));
         try
         {
@@ -56,13 +59,13 @@ internal static class PretrainedFolder
         var map = new WeightMap(model);
         architecture.Map(map);
         var shards = Shards(map.Tensors, maxShardSize);
-        Folder(folder, [.. shards.Select(shard => shard.Name), HubWeightFiles.IndexName, GenerationName, ConfigName]).Replace(target =>
+        string[] names = [.. shards.Select(shard => shard.Name), HubWeightFiles.IndexName, GenerationName, ConfigName];
+        Folder(folder, names).Replace(target =>
         {
             foreach (var (name, tensors) in shards)
             {
                 using var inner = NewDisposeScope();
-                SafeTensorsFile.Write(
-                    Path.Combine(target, name), tensors.Select(tensor => (tensor.Name, tensor.Value())), new Dictionary<string, string> { ["format"] = "pt" });
+                SafeTensorsFile.Write(Path.Combine(target, name), tensors.Select(tensor => (tensor.Name, tensor.Value())), Metadata);
             }
 
             if (shards.Count > 1)
@@ -70,7 +73,7 @@ internal static class PretrainedFolder
                 WriteJson(target, HubWeightFiles.IndexName, Index(shards));
             }
 
-            WriteJson(target, GenerationName, model.Origin?.Generation.Json ?? new JsonObject { ["_from_model_config"] = true });
+            WriteJson(target, GenerationName, HubGeneration.For(model, config));
             WriteJson(target, ConfigName, config);
         });
     }
@@ -181,19 +184,25 @@ internal static class PretrainedFolder
         return tensor.Parts().Sum(part => part.numel() * part.element_size());
     }
 
-    private static void WriteJson(string folder, string name, JsonObject content) => File.WriteAllText(Path.Combine(folder, name), HubJson.Write(content));
+    private static void WriteJson(string folder, string name, JsonObject content) =>
+        File.WriteAllText(Path.Combine(folder, name), HubJson.Write(content));
 
     /// <summary>The type of the largest tensor: some files keep small ones in a wider type.</summary>
-    private static ScalarType TypeOf(HubWeightFiles files) => files.Names.Count == 0
-        ? ScalarType.Float32
-        : files.Names.Select(files.Entry).MaxBy(entry => entry.ByteSize)!.Type;
+    private static ScalarType TypeOf(string folder, HubWeightFiles files)
+    {
+        var type = files.Names.Select(files.Entry).MaxBy(entry => entry.ByteSize)?.Type ?? ScalarType.Float32;
+        return type is ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float64
+            ? type
+            : throw new NotSupportedException(
+                $"{folder}: the weights are {SafeTensorsType.Name(type)}, in which no layer computes; choose dtype float32 or bfloat16.");
+    }
 
     private static ScalarType? ParseType(string name) => name switch
     {
         "auto" => null,
         "float32" => ScalarType.Float32,
         "bfloat16" => ScalarType.BFloat16,
-        _ => throw new ArgumentException($"CausalLanguageModel: dtype must be auto, float32 or bfloat16; got '{name}'.", nameof(name)),
+        _ => throw new ArgumentException($"CausalLanguageModel: dtype must be auto, float32 or bfloat16; got '{name}'.", "dtype"),
     };
 
     private static string TypeName(ScalarType type) => type switch

@@ -62,7 +62,8 @@ internal sealed class WeightMap
     /// <summary>The tensors of the checkpoint, in order of their names.</summary>
     public IReadOnlyList<HubTensor> Tensors => open.Count == 0
         ? [.. tensors.OrderBy(tensor => tensor.Name, StringComparer.Ordinal)]
-        : throw new InvalidOperationException($"WeightMap: no name in the checkpoint for {string.Join(", ", open.Keys.Order(StringComparer.Ordinal))}.");
+        : throw new InvalidOperationException(
+            $"WeightMap: no name in the checkpoint for {string.Join(", ", open.Keys.Order(StringComparer.Ordinal))}.");
 
     /// <summary>Other names in older files, each with the name of the table that it means.</summary>
     public IReadOnlyDictionary<string, string> Aliases => aliases;

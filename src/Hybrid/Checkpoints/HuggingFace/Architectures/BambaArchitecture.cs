@@ -60,7 +60,11 @@ internal sealed class BambaArchitecture : HubArchitecture
         return new HubModel(sizes with
         {
             NormEps = mamba.NormEps,
-            FeedForward = new FeedForwardOptions { IntermediateSize = config.Integer("intermediate_size"), UseBias = config.Flag("mlp_bias", false) },
+            FeedForward = new FeedForwardOptions
+            {
+                IntermediateSize = config.Integer("intermediate_size"),
+                UseBias = config.Flag("mlp_bias", false),
+            },
             Mixers = HubFields.Mixers(layers, ("mamba2", mamba), ("attention", HubFields.WithRotary(attention, config, share))),
         });
     }
@@ -98,7 +102,8 @@ internal sealed class BambaArchitecture : HubArchitecture
             ["rms_norm_eps"] = options.NormEps,
             ["intermediate_size"] = dense.ResolveIntermediateSize(options.HiddenSize),
             ["mlp_bias"] = dense.UseBias ?? false,
-            ["attn_layer_indices"] = new JsonArray([.. Enumerable.Range(0, names.Count).Where(i => names[i] == "attention").Select(i => (JsonNode)i)]),
+            ["attn_layer_indices"] = new JsonArray(
+                [.. Enumerable.Range(0, names.Count).Where(i => names[i] == "attention").Select(i => (JsonNode)i)]),
             ["num_attention_heads"] = attention.NumHeads,
             ["num_key_value_heads"] = attention.NumKeyValueHeads ?? attention.NumHeads,
             ["attention_bias"] = attention.UseBias,

@@ -73,7 +73,11 @@ internal sealed class NemotronHArchitecture : HubArchitecture
     private static string[] LayersOfPattern(HubConfig config)
     {
         const string field = "hybrid_override_pattern";
-        return [.. config.Text(field).Select(symbol => Symbols.GetValueOrDefault(symbol) ?? throw config.Unsupported(field, $"layers of {string.Join(' ', Symbols.Keys)}"))];
+        return
+        [
+            .. config.Text(field).Select(symbol =>
+                Symbols.GetValueOrDefault(symbol) ?? throw config.Unsupported(field, $"layers of {string.Join(' ', Symbols.Keys)}")),
+        ];
     }
 
     private static Mamba2Options Mamba2(HubConfig config)
