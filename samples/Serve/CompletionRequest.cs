@@ -60,7 +60,7 @@ internal sealed record CompletionRequest
         }
         catch (JsonException error)
         {
-            throw Invalid($"The body is not a completion request: {error.Message}", error.Path?.TrimStart('$', '.'));
+            throw Invalid($"The body is not a completion request: {error.Message}", error.Path?.TrimStart('$', '.') is { Length: > 0 } field ? field : null);
         }
         catch (BadHttpRequestException error)
         {
