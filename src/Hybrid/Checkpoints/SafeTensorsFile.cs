@@ -88,7 +88,9 @@ public sealed partial class SafeTensorsFile : IDisposable
             ? entry
             : throw new KeyNotFoundException($"{path}: there is no tensor '{name}' among the {Names.Count} of the file.");
 
-    /// <summary>Reads a tensor.</summary>
+    /// <summary>
+    /// Reads a tensor: one copy from the mapped file, since TorchSharp cannot make a tensor of memory that is not its own.
+    /// </summary>
     /// <param name="name">Name of the tensor.</param>
     /// <param name="device">Where it is to be; null means the CPU.</param>
     /// <returns>A new tensor with memory of its own, in the current dispose scope.</returns>
@@ -137,13 +139,7 @@ public sealed partial class SafeTensorsFile : IDisposable
 
     private unsafe void Copy(string name, SafeTensorsEntry entry, Tensor tensor)
     {
-        // Touching a mapped page that the file no longer has would end the process.
-        var now = RandomAccess.GetLength(handle);
-        if (now < length)
-        {
-            throw new InvalidDataException($"{path}: expected the {length} bytes that the file had when it was opened; found {now}.");
-        }
-
+        RequireUncut();
         Use(dataStart + entry.Begin, source =>
         {
             if (entry.Type == ScalarType.Bool)
@@ -154,6 +150,16 @@ public sealed partial class SafeTensorsFile : IDisposable
             Buffer.MemoryCopy(source, TensorMemory.Address(tensor), entry.ByteSize, entry.ByteSize);
             GC.KeepAlive(tensor);
         });
+    }
+
+    // Touching a mapped page that the file no longer has would end the process.
+    private void RequireUncut()
+    {
+        var now = RandomAccess.GetLength(handle);
+        if (now < length)
+        {
+            throw new InvalidDataException($"{path}: expected the {length} bytes that the file had when it was opened; found {now}.");
+        }
     }
 
     // Compiled code takes a bool for a byte of 0 or 1 and may do anything with another.

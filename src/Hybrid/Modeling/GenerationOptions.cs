@@ -16,6 +16,12 @@ public sealed record GenerationOptions
     public double TopP { get; init; } = 1;
 
     /// <summary>
+    /// Keeps of the tokens that top-k and top-p left those at least p times as likely as the likeliest (Nguyen et al., arXiv 2407.01082),
+    /// 0..1. 0, the default, keeps all.
+    /// </summary>
+    public double MinP { get; init; }
+
+    /// <summary>
     /// Divides positive logits of tokens that occurred already and multiplies negative ones, once a distinct token; positive. Default 1.
     /// </summary>
     public double RepetitionPenalty { get; init; } = 1;
@@ -26,6 +32,12 @@ public sealed record GenerationOptions
     /// <summary>Tokens that end the text; they are not returned.</summary>
     public IReadOnlyCollection<int> StopTokens { get; init; } = [];
 
+    /// <summary>
+    /// Texts that end the text as soon as one of them is complete, across tokens too; they are not returned. They need a tokenizer: a
+    /// <see cref="TokenGenerator"/> refuses them. Default none.
+    /// </summary>
+    public IReadOnlyCollection<string> StopStrings { get; init; } = [];
+
     /// <summary>Throws where a value is out of its range.</summary>
     public void Validate()
     {
@@ -34,6 +46,11 @@ public sealed record GenerationOptions
         OptionRange.AtLeast(nameof(GenerationOptions), nameof(TopK), TopK, 0);
         OptionRange.Positive(nameof(GenerationOptions), nameof(TopP), TopP);
         OptionRange.Between(nameof(GenerationOptions), nameof(TopP), TopP, 0, 1);
+        OptionRange.Between(nameof(GenerationOptions), nameof(MinP), MinP, 0, 1);
         OptionRange.Positive(nameof(GenerationOptions), nameof(RepetitionPenalty), RepetitionPenalty);
+        if (StopStrings.Any(string.IsNullOrEmpty))
+        {
+            throw new ArgumentException($"{nameof(GenerationOptions)}.{nameof(StopStrings)} must not be empty texts; got one.", nameof(StopStrings));
+        }
     }
 }

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using static TorchSharp.torch;
 
 namespace Hybrid.Modeling;
@@ -10,24 +9,50 @@ public sealed class TokenGenerator : IDisposable
 {
     private readonly CausalLanguageModel model;
     private readonly GenerationOptions options;
+    private readonly PromptStateCache? promptCache;
     private readonly TokenSampler sampler;
     private readonly HashSet<int> seen = [];
+    private readonly List<int> consumed = [];
 
     // Tokens of the sequence that the state has not consumed: the last one that was chosen, or a prompt that was not run.
-    private long[] pending = [];
+    private int[] pending = [];
+
+    // False while a forward pass runs: one that fails leaves some layers advanced and others not.
+    private bool isWhole = true;
+    private bool disposed;
 
     /// <param name="model">The model; it is put into evaluation mode.</param>
-    /// <param name="options">How to choose tokens; null means the model's <see cref="CausalLanguageModel.GenerationDefaults"/>.</param>
-    public TokenGenerator(CausalLanguageModel model, GenerationOptions? options = null)
+    /// <param name="options">How to choose tokens; null means the model's <see cref="CausalLanguageModel.GenerationDefaults"/>. No stop strings: tokens are no text.</param>
+    /// <param name="promptCache">
+    /// Where to look for the state of a prompt that begins alike, and to leave this one's; of the same model. Null computes each prompt.
+    /// </param>
+    public TokenGenerator(CausalLanguageModel model, GenerationOptions? options = null, PromptStateCache? promptCache = null)
     {
         this.model = model;
         this.options = options ?? model.GenerationDefaults;
+        if (this.options.StopStrings.Count > 0)
+        {
+            throw new ArgumentException("TokenGenerator: stop strings need text; use a TextGenerator.", nameof(options));
+        }
+
+        if (promptCache is not null && !ReferenceEquals(promptCache.Model, model))
+        {
+            throw new ArgumentException("TokenGenerator: the prompt cache must be one of the same model; got that of another.", nameof(promptCache));
+        }
+
+        this.promptCache = promptCache is { Obstacle: null } ? promptCache : null;
         sampler = new TokenSampler(this.options);
         State = model.CreateState(1);
     }
 
     /// <summary>The state after the tokens so far, save the last one chosen; it stays the generator's own.</summary>
-    public CompositeState State { get; }
+    public CompositeState State { get; private set; }
+
+    /// <summary>Tokens of the first prompt whose state came from the prompt cache.</summary>
+    public int ReusedTokens { get; private set; }
+
+    /// <summary>Why the last text ended; null before it has, and where the caller ended it.</summary>
+    public FinishReason? FinishReason { get; private set; }
 
     /// <summary>Continues a prompt. May be called again: the next prompt then follows what was generated.</summary>
     /// <param name="prompt">Token ids; at least one.</param>
@@ -35,34 +60,90 @@ public sealed class TokenGenerator : IDisposable
     /// <exception cref="ArgumentException">The prompt is empty, too long, or has ids outside the vocabulary.</exception>
     public IEnumerable<int> Generate(IReadOnlyList<int> prompt)
     {
-        Validate(prompt);
+        PromptCheck.Require(nameof(TokenGenerator), model, prompt, State.Position + pending.Length);
         return Continue(prompt);
     }
 
-    /// <summary>Frees the state.</summary>
-    public void Dispose() => State.Dispose();
+    /// <summary>Frees the state, or leaves it to the prompt cache.</summary>
+    public void Dispose()
+    {
+        if (disposed)
+        {
+            return;
+        }
+
+        disposed = true;
+        if (promptCache is not null && consumed.Count > 0 && isWhole)
+        {
+            promptCache.Add([.. consumed], State);
+        }
+        else
+        {
+            State.Dispose();
+        }
+    }
 
     private IEnumerable<int> Continue(IReadOnlyList<int> prompt)
     {
+        FinishReason = null;
         pending = [.. pending, .. prompt];
         seen.UnionWith(prompt);
+        if (promptCache is not null && consumed.Count == 0 && options.MaxNewTokens > 0)
+        {
+            StartFromCache(promptCache);
+        }
+
         for (var count = 0; count < options.MaxNewTokens && State.Position + pending.Length < model.Options.MaxSeqLen; count++)
         {
-            var token = Step(pending);
-            pending = [];
+            var token = Choose();
             if (options.StopTokens.Contains(token))
             {
+                FinishReason = Modeling.FinishReason.StopToken;
                 yield break;
             }
 
             seen.Add(token);
             pending = [token];
+            FinishReason = count + 1 == options.MaxNewTokens ? Modeling.FinishReason.MaxNewTokens : null;
             yield return token;
+        }
+
+        FinishReason ??= options.MaxNewTokens == 0 ? Modeling.FinishReason.MaxNewTokens : Modeling.FinishReason.MaxSeqLen;
+    }
+
+    /// <summary>
+    /// Brings the state to the last token of the prompt, and stores it there: the logits of that token are needed, so a state beyond it
+    /// would be of no use to the same prompt.
+    /// </summary>
+    private void StartFromCache(PromptStateCache cache)
+    {
+        using var match = cache.Find(pending);
+        if (match.TakeState() is { } state)
+        {
+            State.Dispose();
+            State = state;
+            ReusedTokens = match.Length;
+            consumed.AddRange(pending[..match.Length]);
+            pending = pending[match.Length..];
+        }
+
+        if (pending.Length > 1)
+        {
+            Advance(pending[..^1], sample: false);
+            pending = pending[^1..];
+            cache.Store(consumed, State);
         }
     }
 
+    private int Choose()
+    {
+        var token = Advance(pending, sample: true);
+        pending = [];
+        return token;
+    }
+
     /// <summary>One forward pass. Scopes and grad mode are per thread, so none is held while the caller has control.</summary>
-    private int Step(long[] tokens)
+    private int Advance(int[] tokens, bool sample)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
@@ -71,84 +152,11 @@ public sealed class TokenGenerator : IDisposable
             model.eval();
         }
 
-        var ids = tensor(tokens, dtype: ScalarType.Int64, device: model.Device).unsqueeze(0);
+        var ids = tensor([.. tokens.Select(token => (long)token)], dtype: ScalarType.Int64, device: model.Device).unsqueeze(0);
+        isWhole = false;
         var logits = model.NextTokenLogits(ids, new MixerContext { State = State });
-        return sampler.Sample(logits.to_type(ScalarType.Float32).cpu().data<float>().ToArray(), seen);
-    }
-
-    private void Validate(IReadOnlyList<int> prompt)
-    {
-        if (prompt.Count == 0)
-        {
-            throw new ArgumentException("TokenGenerator: the prompt must have at least one token; got none.", nameof(prompt));
-        }
-
-        var total = State.Position + pending.Length + prompt.Count;
-        if (total > model.Options.MaxSeqLen)
-        {
-            throw new ArgumentException(
-                $"TokenGenerator: the sequence would have {total} tokens; max_seq_len is {model.Options.MaxSeqLen}.", nameof(prompt));
-        }
-
-        foreach (var token in prompt)
-        {
-            if (token < 0 || token >= model.Options.VocabSize)
-            {
-                throw new ArgumentException($"TokenGenerator: a token must be 0..{model.Options.VocabSize - 1}; got {token}.", nameof(prompt));
-            }
-        }
-    }
-}
-
-/// <summary>Text in, text out.</summary>
-public static class TextGeneration
-{
-    /// <summary>Continues a text, piece by piece, each piece whole characters.</summary>
-    /// <param name="model">A model with a tokenizer.</param>
-    /// <param name="prompt">The text to continue; not empty.</param>
-    /// <param name="options">How to choose tokens; null means the defaults.</param>
-    /// <returns>The new text, in pieces.</returns>
-    public static IEnumerable<string> Generate(this CausalLanguageModel model, string prompt, GenerationOptions? options = null)
-    {
-        var tokenizer = model.Tokenizer
-            ?? throw new InvalidOperationException("CausalLanguageModel: to generate text, set Tokenizer or pass token ids to a TokenGenerator.");
-        return Stream(model, tokenizer, tokenizer.Encode(prompt), options);
-    }
-
-    /// <summary>Continues a text without blocking the caller while a token is computed.</summary>
-    /// <param name="model">A model with a tokenizer.</param>
-    /// <param name="prompt">The text to continue; not empty.</param>
-    /// <param name="options">How to choose tokens; null means the defaults.</param>
-    /// <param name="cancellationToken">Ends the generation between two tokens.</param>
-    /// <returns>The new text, in pieces.</returns>
-    public static async IAsyncEnumerable<string> GenerateAsync(
-        this CausalLanguageModel model,
-        string prompt,
-        GenerationOptions? options = null,
-        [EnumeratorCancellation] CancellationToken cancellationToken = default)
-    {
-        using var pieces = model.Generate(prompt, options).GetEnumerator();
-        while (await Task.Run(pieces.MoveNext, cancellationToken).ConfigureAwait(false))
-        {
-            yield return pieces.Current;
-        }
-    }
-
-    private static IEnumerable<string> Stream(CausalLanguageModel model, ITokenizer tokenizer, int[] prompt, GenerationOptions? options)
-    {
-        using var generator = new TokenGenerator(model, options);
-        var stream = tokenizer.CreateStream();
-        foreach (var token in generator.Generate(prompt))
-        {
-            if (stream.Append(token) is { Length: > 0 } piece)
-            {
-                yield return piece;
-            }
-        }
-
-        if (stream.Finish() is { Length: > 0 } rest)
-        {
-            yield return rest;
-        }
+        isWhole = true;
+        consumed.AddRange(tokens);
+        return sample ? sampler.Sample(logits.to_type(ScalarType.Float32).cpu().data<float>().ToArray(), seen) : -1;
     }
 }

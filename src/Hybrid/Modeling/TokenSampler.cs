@@ -1,7 +1,7 @@
 namespace Hybrid.Modeling;
 
 /// <summary>
-/// Chooses the next token from logits. Order: repetition penalty, temperature, top-k, top-p, draw. The draws depend on the seed alone,
+/// Chooses the next token from logits. Order: repetition penalty, temperature, top-k, top-p, min-p, draw. The draws depend on the seed alone,
 /// not on torch's generators.
 /// </summary>
 public sealed class TokenSampler
@@ -43,6 +43,11 @@ public sealed class TokenSampler
         if (options.TopP < 1)
         {
             (kept, mass) = CutToMass(kept, mass);
+        }
+
+        if (options.MinP > 0)
+        {
+            (kept, mass) = CutToLikely(kept);
         }
 
         return Draw(kept, mass);
@@ -122,6 +127,22 @@ public sealed class TokenSampler
             if (sum >= options.TopP * mass)
             {
                 return (i + 1, sum);
+            }
+        }
+
+        return (kept, mass);
+    }
+
+    /// <summary>Keeps the candidates that are likely enough, in their order. The likeliest, whose score is 1, always stays.</summary>
+    private (int Kept, double Mass) CutToLikely(int candidates)
+    {
+        var (kept, mass) = (0, 0.0);
+        for (var i = 0; i < candidates; i++)
+        {
+            if (scores[order[i]] >= options.MinP)
+            {
+                mass += scores[order[i]];
+                order[kept++] = order[i];
             }
         }
 

@@ -1,4 +1,5 @@
 using System.Text;
+using Hybrid.Tokenizers;
 
 namespace Hybrid.Modeling;
 
@@ -52,20 +53,10 @@ public sealed class ByteTokenizer : ITokenizer
     public string Decode(IEnumerable<int> ids) => Encoding.UTF8.GetString([.. ids.Select(ToByte)]);
 
     /// <inheritdoc/>
-    public ITokenStream CreateStream() => new ByteStream();
+    public ITokenStream CreateStream() => new Utf8TokenStream(id => [ToByte(id)]);
 
     private static byte ToByte(int id) =>
         id is >= 0 and < Vocabulary
             ? (byte)id
             : throw new ArgumentOutOfRangeException(nameof(id), id, $"ByteTokenizer: an id must be 0..{Vocabulary - 1}; got {id}.");
-
-    private sealed class ByteStream : ITokenStream
-    {
-        private readonly Decoder decoder = Encoding.UTF8.GetDecoder();
-        private readonly char[] buffer = new char[4];
-
-        public string Append(int id) => new(buffer, 0, decoder.GetChars([ToByte(id)], buffer, flush: false));
-
-        public string Finish() => new(buffer, 0, decoder.GetChars([], buffer, flush: true));
-    }
 }

@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Diagnostics;
 using System.Text;
 using Hybrid.Checkpoints;
 using Xunit;
@@ -6,10 +7,19 @@ using static TorchSharp.torch;
 
 namespace Hybrid.Tests.Checkpoints;
 
-/// <summary>Files broken at random, thousands of them: each is read or refused, and nothing else happens.</summary>
+/// <summary>
+/// Files broken at random, thousands of them: each is read or refused, and nothing else happens. The environment variable
+/// HYBRID_FUZZ_FILES asks for another number of files than 5,000; the files of a longer run begin with those of a shorter one.
+/// </summary>
 public sealed class SafeTensorsMutationTests : IDisposable
 {
-    private const int Count = 4000;
+    // What reading allocates besides the tensors: the header's entries and the message of an error, of a file of a few hundred bytes.
+    private const long MostAllocated = 256 * 1024;
+    private static readonly TimeSpan MostTime = TimeSpan.FromSeconds(10);
+
+    private static readonly int Count =
+        int.TryParse(Environment.GetEnvironmentVariable("HYBRID_FUZZ_FILES"), out var asked) && asked > 0 ? asked : 5000;
+
     private readonly TemporaryFolder folder = new();
 
     private static readonly string[] Tokens =
@@ -37,6 +47,7 @@ public sealed class SafeTensorsMutationTests : IDisposable
         {
             var broken = Mutate(valid, random);
             File.WriteAllBytes(path, broken);
+            var (allocated, clock) = (GC.GetAllocatedBytesForCurrentThread(), Stopwatch.StartNew());
             try
             {
                 ReadAll(path, broken.Length);
@@ -51,6 +62,10 @@ public sealed class SafeTensorsMutationTests : IDisposable
             {
                 Assert.Fail($"mutation {i} of {Count}: {error.GetType().Name}: {error.Message}\n{Convert.ToHexString(broken)}");
             }
+
+            allocated = GC.GetAllocatedBytesForCurrentThread() - allocated;
+            Assert.True(allocated < MostAllocated, $"mutation {i} of {Count}: {allocated} bytes for a file of {broken.Length}\n{Convert.ToHexString(broken)}");
+            Assert.True(clock.Elapsed < MostTime, $"mutation {i} of {Count}: {clock.Elapsed}\n{Convert.ToHexString(broken)}");
         }
 
         // Changed data, names or texts leave a valid file; most changes of the header do not.

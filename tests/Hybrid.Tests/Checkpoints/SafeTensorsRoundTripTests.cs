@@ -175,6 +175,20 @@ public sealed class SafeTensorsRoundTripTests : IDisposable
         Assert.Empty(file.Metadata);
     }
 
+    [Theory]
+    [InlineData(ScalarType.Float16)]
+    [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.Float64)]
+    public void NumbersThatAreNoneAreCounted(ScalarType type)
+    {
+        using var scope = NewDisposeScope();
+        double[] values = [0, double.NaN, 1, -65504, double.PositiveInfinity, 6e-8, double.NegativeInfinity, -0.0, 1.5];
+        SafeTensorsFile.Write(Target, [("x", tensor(values).to_type(type)), ("fine", ones(5, 3).to_type(type)), ("none", zeros(0).to_type(type)), ("ids", tensor(new[] { -1L }))]);
+        using var file = SafeTensorsFile.Open(Target);
+        Assert.Equal([("x", 3L), ("fine", 0), ("none", 0), ("ids", 0)], new[] { "x", "fine", "none", "ids" }.Select(name => (name, file.CountNonFinite(name))));
+    }
+
     [Fact]
     public void SeveralThreadsReadOneFile()
     {

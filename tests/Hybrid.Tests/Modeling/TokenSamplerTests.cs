@@ -40,6 +40,18 @@ public class TokenSamplerTests
     public void TopPDrawsFromTheSmallestSetWithTheMass(double topP, double[] expected) =>
         CheckFrequencies(new GenerationOptions { TopP = topP, Seed = 7 }, expected);
 
+    [Theory]
+    [InlineData(0.0, 1.0, 0, new[] { 0.4, 0.3, 0.2, 0.1 })]
+    [InlineData(0.24, 1.0, 0, new[] { 0.4, 0.3, 0.2, 0.1 })]
+    [InlineData(0.26, 1.0, 0, new[] { 4 / 9.0, 3 / 9.0, 2 / 9.0, 0 })]
+    [InlineData(0.74, 1.0, 0, new[] { 4 / 7.0, 3 / 7.0, 0, 0 })]
+    [InlineData(0.76, 1.0, 0, new[] { 1.0, 0, 0, 0 })]
+    [InlineData(1.0, 1.0, 0, new[] { 1.0, 0, 0, 0 })]
+    [InlineData(0.26, 0.41, 0, new[] { 4 / 7.0, 3 / 7.0, 0, 0 })]
+    [InlineData(0.1, 1.0, 3, new[] { 4 / 9.0, 3 / 9.0, 2 / 9.0, 0 })]
+    public void MinPDrawsFromThoseLikelyBesideTheLikeliest(double minP, double topP, int topK, double[] expected) =>
+        CheckFrequencies(new GenerationOptions { MinP = minP, TopP = topP, TopK = topK, Seed = 11 }, expected);
+
     [Fact]
     public void TheCutsFollowTheTemperatureAndEachOther()
     {
@@ -133,6 +145,8 @@ public class TokenSamplerTests
         Expect("GenerationOptions.TopK must be at least 0; got -1.", new() { TopK = -1 });
         Expect("GenerationOptions.TopP must be positive; got 0.", new() { TopP = 0 });
         Expect("GenerationOptions.TopP must be 0..1; got 1.5.", new() { TopP = 1.5 });
+        Expect("GenerationOptions.MinP must be 0..1; got -0.1.", new() { MinP = -0.1 });
+        Expect("GenerationOptions.MinP must be 0..1; got NaN.", new() { MinP = double.NaN });
         Expect("GenerationOptions.RepetitionPenalty must be positive; got 0.", new() { RepetitionPenalty = 0 });
 
         static void Expect(string text, GenerationOptions options) => Assert.StartsWith(

@@ -1,0 +1,19 @@
+namespace Hybrid.Tokenizers;
+
+/// <summary>How a <see cref="BpeTokenizer"/> treats its special tokens. The defaults are those of the reference library.</summary>
+public sealed record BpeTokenizerOptions
+{
+    /// <summary>
+    /// Adds the tokens that the file's post-processor puts around a text, such as Llama 3's <c>&lt;|begin_of_text|&gt;</c>. Default true.
+    /// </summary>
+    public bool AddSpecialTokens { get; init; } = true;
+
+    /// <summary>
+    /// Takes the name of a special token in a text for the token. False reads it as plain text, which is the safe choice where others
+    /// write the text. Default true.
+    /// </summary>
+    public bool ParseSpecialTokens { get; init; } = true;
+
+    /// <summary>Leaves special tokens out of decoded text. Default true.</summary>
+    public bool SkipSpecialTokens { get; init; } = true;
+}
