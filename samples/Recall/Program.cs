@@ -4,7 +4,7 @@ using Hybrid.Samples;
 const string Both = "both";
 var task = new Option<string>("--task") { Description = "recall, induction or both.", DefaultValueFactory = _ => Both };
 var minutes = new Option<double>("--minutes") { Description = "Training time of all models together at most.", DefaultValueFactory = _ => 10 };
-var steps = new Option<int>("--steps") { Description = "Optimizer steps of a model at most.", DefaultValueFactory = _ => 1000 };
+var steps = new Option<int>("--steps") { Description = "Optimizer steps of a model at most.", DefaultValueFactory = _ => 500 };
 var models = new Option<string[]>("--models")
 {
     Description = $"Which models, of {string.Join(", ", Contender.All.Select(contender => contender.Name))}; default: all.",
