@@ -55,7 +55,9 @@ internal sealed class ThresholdComparison : IDisposable
     {
         if (options.Documents < 1 || options.Repeats < 1 || options.Lengths is not [> 0, ..] || options.Thresholds.Count == 0)
         {
-            throw new ArgumentException("ThresholdAB: documents and repeats must be at least 1, and there must be lengths, each at least 1, and thresholds.");
+            throw new ArgumentException(
+                "ThresholdAB: documents, repeats and lengths must be at least 1, and there must be lengths and thresholds; got " +
+                $"{options.Documents} documents, {options.Repeats} repeats, lengths [{string.Join(", ", options.Lengths)}] and {options.Thresholds.Count} thresholds.");
         }
 
         this.options = options;
