@@ -190,6 +190,9 @@ run_tests() {
   return $status
 }
 
+# Folders of samples/ that can be run; the others are libraries of theirs.
+samples() { grep -l '<OutputType>Exe</OutputType>' samples/*/*.csproj | xargs -n 1 dirname | xargs -n 1 basename | tr '\n' ' '; }
+
 pack() {
   compile src/Hybrid/Hybrid.csproj
   dotnet pack src/Hybrid/Hybrid.csproj -c $configuration --no-build -o artifacts/packages -v quiet
@@ -211,10 +214,10 @@ case "$command" in
   build) decide_source; compile Hybrid.sln ;;
   test) decide_source; run_tests "$@" ;;
   sample)
-    [ $# -ge 1 ] || die "which sample? one of: $(ls samples | tr '\n' ' ')"
+    [ $# -ge 1 ] || die "which sample? one of: $(samples)"
     name=$1
     shift
-    [ -f "samples/$name/$name.csproj" ] || die "there is no sample '$name'; there are: $(ls samples | tr '\n' ' ')"
+    [[ " $(samples)" == *" $name "* ]] || die "there is no sample '$name'; there are: $(samples)"
     decide_source; compile "samples/$name/$name.csproj"
     exec dotnet run --project "samples/$name/$name.csproj" -c $configuration --no-build -- "$@"
     ;;

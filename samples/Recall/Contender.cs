@@ -21,6 +21,7 @@ internal sealed record Contender(string Name, string[] Layers, bool StateBridge 
         new("mamba", ["mamba", "mamba"]),
         new("interleaved", ["mamba", "attention"]),
         new("interleaved+bridge", ["mamba", "attention"], StateBridge: true),
+        new("staggered", ["trans_point", "trans_point"]),
         new("parallel", ["parallel_hybrid", "parallel_hybrid"]),
     ];
 
@@ -48,6 +49,8 @@ internal sealed record Contender(string Name, string[] Layers, bool StateBridge 
         {
             ["mamba"] = mamba,
             ["attention"] = attention,
+            // The first layer is a state space throughout; the second one turns from attention to it halfway through a training sequence.
+            ["trans_point"] = new TransPointOptions { TransPoints = [0, task.TrainingLength / 2] },
             ["parallel_hybrid"] = new ParallelHybridOptions { MambaConfig = mamba, AttentionConfig = attention, FusionConfig = attention },
         };
         return new LanguageModelOptions

@@ -4,16 +4,16 @@ using Hybrid.Samples;
 const string Both = "both";
 var task = new Option<string>("--task") { Description = "recall, induction or both.", DefaultValueFactory = _ => Both };
 var minutes = new Option<double>("--minutes") { Description = "Training time of all models together at most.", DefaultValueFactory = _ => 10 };
-var steps = new Option<int>("--steps") { Description = "Optimizer steps of a model at most.", DefaultValueFactory = _ => 1500 };
+var steps = new Option<int>("--steps") { Description = "Optimizer steps of a model at most.", DefaultValueFactory = _ => 500 };
 var models = new Option<string[]>("--models")
 {
     Description = $"Which models, of {string.Join(", ", Contender.All.Select(contender => contender.Name))}; default: all.",
     AllowMultipleArgumentsPerToken = true,
 };
-var width = new Option<long>("--width") { Description = "Model width.", DefaultValueFactory = _ => 32 };
-var vocabulary = new Option<int>("--vocabulary") { Description = "Ids of associative recall.", DefaultValueFactory = _ => 512 };
+var width = new Option<long>("--width") { Description = "Model width, a multiple of 32.", DefaultValueFactory = _ => 64 };
+var vocabulary = new Option<int>("--vocabulary") { Description = "Ids of associative recall, half of them keys and half of them values.", DefaultValueFactory = _ => 128 };
 var length = new Option<int>("--length") { Description = "Tokens of a training sequence.", DefaultValueFactory = _ => 64 };
-var pairs = new Option<int>("--pairs") { Description = "Pairs of associative recall.", DefaultValueFactory = _ => 4 };
+var pairs = new Option<int>("--pairs") { Description = "Pairs of associative recall.", DefaultValueFactory = _ => 8 };
 var rate = new Option<double>("--rate") { Description = "Peak learning rate.", DefaultValueFactory = _ => 3e-3 };
 var seed = new Option<int>("--seed") { Description = "Seed of weights and sequences.", DefaultValueFactory = _ => 1 };
 var command = new RootCommand("Compares attention, Mamba and hybrids of equal size at recalling what a sequence said before.")
@@ -36,14 +36,21 @@ command.SetAction(parsed =>
         return 1;
     }
 
-    var budget = TimeSpan.FromMinutes(parsed.GetValue(minutes)) / (chosen.Length * contenders.Length);
+    // A model that is done early leaves its time to the next ones.
+    var (left, waiting) = (TimeSpan.FromMinutes(parsed.GetValue(minutes)), chosen.Length * contenders.Length);
     foreach (var current in chosen)
     {
-        Console.WriteLine($"{current.Name}; {parsed.GetValue(steps)} steps and {budget.TotalSeconds:f0} s of training a model at most");
+        Console.WriteLine($"{current.Name}; at most {parsed.GetValue(steps)} steps a model");
         var parameters = Contender.All[^1].Parameters(current, parsed.GetValue(width));
-        var results = contenders.Select(contender => new RecallRun(
-            current, contender, contender.Options(current, parsed.GetValue(width), parameters), parsed.GetValue(rate), parsed.GetValue(seed))
-            .Train(parsed.GetValue(steps), budget, Console.WriteLine)).ToArray();
+        var results = new List<RecallResult>();
+        foreach (var contender in contenders)
+        {
+            var options = contender.Options(current, parsed.GetValue(width), parameters);
+            var run = new RecallRun(current, contender, options, parsed.GetValue(rate), parsed.GetValue(seed));
+            results.Add(run.Train(parsed.GetValue(steps), left / waiting, Console.WriteLine));
+            (left, waiting) = (left - results[^1].Time, waiting - 1);
+        }
+
         Print(current, results);
     }
 
@@ -51,7 +58,7 @@ command.SetAction(parsed =>
 });
 return command.Parse(args).Invoke();
 
-static void Print(RecallTask task, RecallResult[] results)
+static void Print(RecallTask task, IReadOnlyList<RecallResult> results)
 {
     Console.WriteLine();
     Console.WriteLine($"| Model | Parameters | Steps | Seconds | {string.Join(" | ", task.TestLengths.Select(length => $"Length {length}"))} |");

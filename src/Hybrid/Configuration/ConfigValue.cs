@@ -74,7 +74,7 @@ internal static class ConfigValue
             return Activation.Silu;
         }
 
-        var names = Enum.GetNames(type).Select(OptionProperty.SnakeCase).ToArray();
+        var names = Enum.GetNames(type).Select(name => OptionProperty.MemberName(type, name)).ToArray();
         if (Array.IndexOf(names, text) is >= 0 and var i)
         {
             return Enum.GetValues(type).GetValue(i)!;

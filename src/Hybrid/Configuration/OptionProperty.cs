@@ -1,6 +1,7 @@
 using System.Collections;
 using System.Reflection;
 using System.Text.Json;
+using static TorchSharp.torch;
 
 namespace Hybrid.Configuration;
 
@@ -47,6 +48,9 @@ internal sealed class OptionProperty
 
     /// <summary>A C# name in TOML: DState is d_state.</summary>
     public static string SnakeCase(string name) => JsonNamingPolicy.SnakeCaseLower.ConvertName(name);
+
+    /// <summary>An enum's member in TOML: its name in snake_case, save that dtypes are spelled as in PyTorch, bfloat16 and not b_float16.</summary>
+    public static string MemberName(Type type, string member) => type == typeof(ScalarType) ? member.ToLowerInvariant() : SnakeCase(member);
 
     /// <summary>The value in a record.</summary>
     public object? Get(object record) => property.GetValue(record);

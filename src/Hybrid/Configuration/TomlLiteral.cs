@@ -7,13 +7,13 @@ namespace Hybrid.Configuration;
 /// <summary>Values as TOML writes them.</summary>
 internal static class TomlLiteral
 {
-    /// <summary>A string, boolean, number, enum (its name in snake_case), or a list of them.</summary>
+    /// <summary>A string, boolean, number, enum (see <see cref="OptionProperty.MemberName"/>), or a list of them.</summary>
     public static string Of(object value) => value switch
     {
         string words => Quote(words),
         bool flag => flag ? "true" : "false",
         double number => Float(number),
-        Enum member => Quote(OptionProperty.SnakeCase(member.ToString())),
+        Enum member => Quote(OptionProperty.MemberName(member.GetType(), member.ToString())),
         IEnumerable items => $"[{string.Join(", ", items.Cast<object>().Select(Of))}]",
         _ => Convert.ToString(value, CultureInfo.InvariantCulture)!,
     };

@@ -23,7 +23,7 @@ public sealed class BatchGenerator : IDisposable
     public BatchGenerator(CausalLanguageModel model, IReadOnlyList<IReadOnlyList<int>> prompts, GenerationOptions? options = null)
     {
         this.model = model;
-        this.options = options ?? new GenerationOptions();
+        this.options = options ?? model.GenerationDefaults;
         if (prompts.Count == 0)
         {
             throw new ArgumentException("BatchGenerator: there must be at least one prompt; got none.", nameof(prompts));

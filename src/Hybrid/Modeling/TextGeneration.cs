@@ -53,7 +53,7 @@ public static class TextGeneration
         this CausalLanguageModel model, IReadOnlyList<string> prompts, GenerationOptions? options = null, CancellationToken cancellationToken = default)
     {
         var tokenizer = TokenizerOf(model);
-        options ??= new GenerationOptions();
+        options ??= model.GenerationDefaults;
         options.Validate();
         using var generator = new BatchGenerator(model, [.. prompts.Select(tokenizer.Encode)], options with { StopStrings = [] });
         var streams = prompts.Select(_ => new SequenceText(tokenizer, options.StopStrings)).ToArray();

@@ -17,7 +17,7 @@ public sealed class TextGenerator : IDisposable
     public TextGenerator(CausalLanguageModel model, GenerationOptions? options = null, PromptStateCache? promptCache = null)
     {
         tokenizer = TextGeneration.TokenizerOf(model);
-        options ??= new GenerationOptions();
+        options ??= model.GenerationDefaults;
         options.Validate();
         stopStrings = options.StopStrings;
         generator = new TokenGenerator(model, options with { StopStrings = [] }, promptCache);

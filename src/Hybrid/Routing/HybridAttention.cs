@@ -94,7 +94,7 @@ public sealed partial class HybridAttention : SequenceMixer
 
     /// <summary>
     /// Measures both branches over lengths, on the device and with the dtype of the weights, and lets an <see cref="AdaptivePolicy"/> of
-    /// this router use it.
+    /// this router use it. Before, both run for 0.2 s to 5 s, until the runtime has optimised their code.
     /// </summary>
     /// <param name="lengths">Lengths in tokens, ascending.</param>
     /// <param name="batchSize">Sequences of a call; at least 1.</param>

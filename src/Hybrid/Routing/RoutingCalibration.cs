@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime;
 using System.Text;
 using Hybrid.Checkpoints;
 using Hybrid.Configuration;
@@ -15,6 +16,12 @@ namespace Hybrid.Routing;
 public sealed record RoutingCalibration
 {
     private const string Section = "adaptive";
+
+    // The runtime compiles a method anew, optimised, once it was called 30 times and nothing new was compiled for 100 ms.
+    private const int WarmupRuns = 30;
+    private const long WarmupLength = 64;
+    private static readonly TimeSpan WarmupQuiet = TimeSpan.FromMilliseconds(200);
+    private static readonly TimeSpan LongestWarmup = TimeSpan.FromSeconds(5);
 
     /// <summary>Kind of device. Default CPU.</summary>
     public DeviceType Device { get; init; } = DeviceType.CPU;
@@ -59,7 +66,7 @@ public sealed record RoutingCalibration
         }
     }
 
-    /// <summary>Measures both branches of a router without gradients: after a warm-up, the median of several runs a length.</summary>
+    /// <summary>Measures both branches of a router without gradients: after a warm-up of at least 0.2 s, the median of several runs a length.</summary>
     /// <param name="router">The router; device and dtype are those of its weights.</param>
     /// <param name="lengths">Lengths, ascending.</param>
     /// <param name="batchSize">Sequences of a call.</param>
@@ -80,10 +87,15 @@ public sealed record RoutingCalibration
         };
         calibration.Validate();
         using var guard = no_grad();
+        using (var scope = NewDisposeScope())
+        {
+            WarmUp(router, Input(Math.Min(lengths[0], WarmupLength)));
+        }
+
         var times = lengths.Select(length =>
         {
             using var scope = NewDisposeScope();
-            var x = randn([batchSize, length, router.Width], device: weight.device).to_type(weight.dtype);
+            var x = Input(length);
             return (Attention: Time(Route.Attention, x), Mamba: Time(Route.Mamba, x));
         }).ToArray();
         return calibration with
@@ -91,6 +103,8 @@ public sealed record RoutingCalibration
             AttentionMs = [.. times.Select(time => time.Attention)],
             MambaMs = [.. times.Select(time => time.Mamba)],
         };
+
+        Tensor Input(long length) => randn([batchSize, length, router.Width], device: weight.device).to_type(weight.dtype);
 
         double Time(Route route, Tensor x)
         {
@@ -105,11 +119,32 @@ public sealed record RoutingCalibration
                 runs[run] = Stopwatch.GetElapsedTime(start).TotalMilliseconds;
             }
 
-            // The first run warms up.
+            // The first run meets a length for the first time.
             var measured = runs[1..];
             Array.Sort(measured);
             return Math.Max(measured[repeats / 2], 1e-6);
         }
+    }
+
+    /// <summary>
+    /// Runs both branches until the runtime has compiled nothing for a while: what it starts with can be a hundred times slower than what
+    /// it ends with.
+    /// </summary>
+    private static void WarmUp(HybridAttention router, Tensor x)
+    {
+        var start = Stopwatch.GetTimestamp();
+        var (compiled, quietSince) = (JitInfo.GetCompiledMethodCount(), start);
+        for (var run = 0; (run < WarmupRuns || IsWithin(quietSince, WarmupQuiet)) && IsWithin(start, LongestWarmup); run++)
+        {
+            using var scope = NewDisposeScope();
+            router.Select(Route.Attention).call(x);
+            router.Select(Route.Mamba).call(x);
+            DeviceClock.WaitFor(x);
+            var now = JitInfo.GetCompiledMethodCount();
+            (compiled, quietSince) = now == compiled ? (compiled, quietSince) : (now, Stopwatch.GetTimestamp());
+        }
+
+        static bool IsWithin(long since, TimeSpan limit) => Stopwatch.GetElapsedTime(since) < limit;
     }
 
     /// <summary>The measurement as a TOML file with the table [adaptive].</summary>

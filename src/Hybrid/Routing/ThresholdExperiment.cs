@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using System.Text;
 using Hybrid.Modeling;
 using TorchSharp;
@@ -13,7 +12,7 @@ namespace Hybrid.Routing;
 /// <param name="MambaShare">Share of the decisions for the state-space branch, 0..1.</param>
 /// <param name="MeanMs">Mean time of a document, forward and loss, in milliseconds.</param>
 /// <param name="SlowestMs">Time of the slowest document, in milliseconds.</param>
-/// <param name="PeakMemoryMib">Largest resident memory of the process while this threshold ran, in MiB; null where the system does not tell.</param>
+/// <param name="PeakMemoryMib">Largest resident memory of the process while this threshold ran, in MiB, free memory having been given back before; null where the system does not tell.</param>
 /// <param name="NegativeLogLikelihood">Mean over all tokens, in nats a token.</param>
 public sealed record ThresholdResult(
     long Threshold, double AttentionShare, double MambaShare, double MeanMs, double SlowestMs, double? PeakMemoryMib, double NegativeLogLikelihood);
@@ -24,11 +23,6 @@ public sealed record ThresholdResult(
 /// </summary>
 public static class ThresholdExperiment
 {
-    // Linux forgets the peak of a process when "5" is written here, and tells it in the other file.
-    private const string ResetPeakFile = "/proc/self/clear_refs";
-    private const string StatusFile = "/proc/self/status";
-    private const string PeakKey = "VmHWM:";
-
     /// <summary>Runs every document with every threshold, in evaluation mode, without gradients. The routers are left as they were.</summary>
     /// <param name="model">A model with at least one router.</param>
     /// <param name="thresholds">Thresholds in tokens, each at least 1.</param>
@@ -92,7 +86,7 @@ public static class ThresholdExperiment
             router.Policy = policy;
         }
 
-        var tellsPeak = ForgetPeak();
+        var tellsPeak = PeakMemory.Forget();
         var (sum, tokens, times, attention) = (0.0, 0L, new List<double>(), 0L);
         foreach (var document in documents)
         {
@@ -104,7 +98,7 @@ public static class ThresholdExperiment
         }
 
         var share = (double)attention / (documents.Count * routers.Count);
-        return new ThresholdResult(policy.Threshold, share, 1 - share, times.Average(), times.Max(), tellsPeak ? PeakMib() : null, sum / tokens);
+        return new ThresholdResult(policy.Threshold, share, 1 - share, times.Average(), times.Max(), tellsPeak ? PeakMemory.Mib() : null, sum / tokens);
     }
 
     private static double Loss(CausalLanguageModel model, IReadOnlyList<long> document)
@@ -112,30 +106,5 @@ public static class ThresholdExperiment
         using var scope = NewDisposeScope();
         var ids = tensor(document.ToArray(), dtype: ScalarType.Int64).to(model.Device).unsqueeze(0);
         return model.Loss(ids.narrow(1, 0, document.Count - 1), ids.narrow(1, 1, document.Count - 1)).ToDouble();
-    }
-
-    /// <summary>False where the system does not forget: its peak would be that of the process so far.</summary>
-    private static bool ForgetPeak()
-    {
-        if (!OperatingSystem.IsLinux())
-        {
-            return false;
-        }
-
-        try
-        {
-            File.WriteAllText(ResetPeakFile, "5");
-            return true;
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            return false;
-        }
-    }
-
-    private static double? PeakMib()
-    {
-        var line = File.ReadLines(StatusFile).FirstOrDefault(line => line.StartsWith(PeakKey, StringComparison.Ordinal));
-        return line is null ? null : long.Parse(line.AsSpan(PeakKey.Length).Trim().TrimEnd(" kB"), CultureInfo.InvariantCulture) / 1024.0;
     }
 }

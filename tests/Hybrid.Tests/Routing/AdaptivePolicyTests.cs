@@ -112,6 +112,20 @@ public class AdaptivePolicyTests
     }
 
     [Theory]
+    [InlineData(ScalarType.Float32, "float32")]
+    [InlineData(ScalarType.BFloat16, "bfloat16")]
+    [InlineData(ScalarType.Float16, "float16")]
+    public void ADtypeIsSpelledAsInPyTorch(ScalarType dtype, string name)
+    {
+        var toml = Calibration(DeviceType.CPU, dtype, 1, 30).ToToml();
+        Assert.Contains($"dtype = \"{name}\"\n", toml, StringComparison.Ordinal);
+        Assert.Equal(dtype, RoutingCalibration.Parse(toml).Dtype);
+        var error = Assert.Throws<HybridConfigException>(() => RoutingCalibration.Parse("[adaptive]\ndtype = \"b_float16\""));
+        Assert.Contains($"\"{name}\"", error.Message, StringComparison.Ordinal);
+        Assert.Contains("did you mean 'bfloat16'?", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
     [InlineData("[adaptive]\nlengths = []", "adaptive.lengths", "RoutingCalibration")]
     [InlineData("[adaptive]\nlengths = [8, 4]\nattention_ms = [1.0, 1.0]\nmamba_ms = [1.0, 1.0]", "adaptive.lengths", "ascending")]
     [InlineData("[adaptive]\nlengths = [4, 8]\nattention_ms = [1.0]\nmamba_ms = [1.0, 1.0]", "adaptive.attention_ms", "2 positive times")]
