@@ -164,7 +164,7 @@ public sealed class MambaMixer : SequenceMixer
         scanType = options is { ScanType: ScanType.Auto, UseFusedKernels: false } ? ScanType.Associative : options.ScanType;
 
         inProjection = Linear(width, 2 * inner, hasBias: options.UseBias);
-        convolution = new ShortConvolution(inner, options.DConv, options.UseConvBias, options.Activation);
+        convolution = new ShortConvolution(inner, options.DConv, options.UseConvBias, options.Activation) { UseFusedKernels = options.UseFusedKernels };
         xProjection = Linear(inner, rank + (2 * options.DState), hasBias: false);
         dtProjection = Linear(rank, inner, hasBias: true);
         outProjection = Linear(inner, width, hasBias: options.UseBias);

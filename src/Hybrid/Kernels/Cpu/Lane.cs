@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
@@ -78,6 +79,7 @@ internal readonly unsafe struct Lane512(Vector512<float> value) : ILane<Lane512>
 
     public static Lane512 Round(Lane512 value) => new(Vector512.Round(value.value));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lane512 Scale(Lane512 value, Lane512 exponent)
     {
         if (Avx512F.IsSupported)
@@ -129,6 +131,7 @@ internal readonly unsafe struct Lane256(Vector256<float> value) : ILane<Lane256>
 
     public static Lane256 Round(Lane256 value) => new(Vector256.Round(value.value));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lane256 Scale(Lane256 value, Lane256 exponent)
     {
         // Added to the exponent bits, which holds for normal results; NaN passes, since its exponent fails both comparisons.
@@ -175,6 +178,7 @@ internal readonly unsafe struct Lane128(Vector128<float> value) : ILane<Lane128>
 
     public static Lane128 Round(Lane128 value) => new(Vector128.Round(value.value));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lane128 Scale(Lane128 value, Lane128 exponent)
     {
         // Added to the exponent bits, which holds for normal results; NaN passes, since its exponent fails both comparisons.

@@ -1,4 +1,5 @@
 using System.Runtime.Intrinsics;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels.Cpu;
@@ -19,6 +20,19 @@ internal static class LaneTasks
 {
     /// <summary>Below this many elements, waking another thread costs more than it saves.</summary>
     private const long WorthAThread = 1 << 15;
+
+    /// <summary>True where kernels of registers may run on a tensor: on CPU, of a dtype that float32 holds. Otherwise says why not.</summary>
+    public static bool CanRun(Tensor tensor, out string reason)
+    {
+        reason = (KernelDispatcher.ReferenceOnly, tensor.device_type, tensor.dtype) switch
+        {
+            (true, _, _) => "HYBRID_KERNELS=reference",
+            (_, not DeviceType.CPU, _) => $"the tensors are on {tensor.device_type}",
+            (_, _, not (ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16)) => $"the tensors are {tensor.dtype}",
+            _ => "",
+        };
+        return reason.Length == 0;
+    }
 
     /// <summary>Runs all tasks.</summary>
     /// <param name="work">What a task does.</param>

@@ -97,14 +97,13 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     private static void Recompute(in ScanInputs p, Group group, Operands operands, int block, int start, int count, BackwardChunk chunk)
     {
         var (lanes, size, n) = (TLane.Count, group.Size, p.Sizes.StateSize);
-        var decay = operands.Decay + (block * size);
-        for (var i = 0; i < count; i++)
+        float* decay = operands.Decay + (block * size);
+        float* inMatrix = InMatrix(p, group, operands, block, start), outMatrix = OutMatrix(p, group, operands, block, start);
+        for (var i = 0; i < count; i++, inMatrix += p.B.Step, outMatrix += p.C.Step)
         {
             var at = ((block * K) + i) * lanes;
             var (step, driven, y) = (TLane.Load(chunk.Step + at), TLane.Load(chunk.Driven + at), TLane.Zero);
             float* before = chunk.States + (i * size), after = before + size, factors = chunk.Factors + (i * size);
-            var inMatrix = InMatrix(p, group, operands, block, start + i);
-            var outMatrix = OutMatrix(p, group, operands, block, start + i);
             var restarts = p.Restarts(group.Row, start + i);
             for (var s = 0; s < n; s++)
             {
@@ -131,14 +130,13 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
 
         // The first block of a group starts the sums over channels; sums over time go on.
         var (freshIn, freshOut) = (!TIn.PerChannel && block == 0, !TOut.PerChannel && block == 0);
-        for (var i = count - 1; i >= 0; i--)
+        float* inMatrix = InMatrix(p, group, operands, block, start + count - 1), outMatrix = OutMatrix(p, group, operands, block, start + count - 1);
+        for (var i = count - 1; i >= 0; i--, inMatrix -= p.B.Step, outMatrix -= p.C.Step)
         {
             var at = ((block * K) + i) * lanes;
             var (step, driven, gradY) = (TLane.Load(chunk.Step + at), TLane.Load(chunk.Driven + at), TLane.Load(chunk.GradY + at));
             float* before = chunk.States + (i * size), after = before + size, factors = chunk.Factors + (i * size);
             float* sumIn = chunk.SumIn + ((TIn.PerChannel ? block : i) * size), sumOut = chunk.SumOut + ((TOut.PerChannel ? block : i) * size);
-            var inMatrix = InMatrix(p, group, operands, block, start + i);
-            var outMatrix = OutMatrix(p, group, operands, block, start + i);
             if (freshIn)
             {
                 LaneMemory.Clear(sumIn, size);

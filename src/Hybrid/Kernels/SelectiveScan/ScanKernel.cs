@@ -82,7 +82,9 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
         in ScanInputs p, Group group, Operands operands, int block, int start, int count, float* step, float* driven, float* state, float* y)
     {
         var lanes = TLane.Count;
-        for (var i = 0; i < count; i++)
+        float* inMatrix = InMatrix(p, group, operands, block, start), outMatrix = OutMatrix(p, group, operands, block, start);
+        var decay = operands.Decay + (block * group.Size);
+        for (var i = 0; i < count; i++, inMatrix += p.B.Step, outMatrix += p.C.Step)
         {
             if (p.Restarts(group.Row, start + i))
             {
@@ -90,11 +92,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
             }
 
             var at = ((block * K) + i) * lanes;
-            TLane.Store(
-                Advance(
-                    state, operands.Decay + (block * group.Size), TLane.Load(step + at), TLane.Load(driven + at),
-                    InMatrix(p, group, operands, block, start + i), OutMatrix(p, group, operands, block, start + i), p.Sizes.StateSize),
-                y + at);
+            TLane.Store(Advance(state, decay, TLane.Load(step + at), TLane.Load(driven + at), inMatrix, outMatrix, p.Sizes.StateSize), y + at);
         }
     }
 

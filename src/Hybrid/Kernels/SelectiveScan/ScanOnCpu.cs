@@ -14,7 +14,7 @@ internal static class ScanOnCpu
         var y = Uninitialised([sizes.Batch, sizes.Time, sizes.Channels]);
         var work = new ForwardWork(new ScanInputs(x, sizes), new ScanResults(y, final, boundaries));
         LaneTasks.Run(work, sizes.Batch * sizes.Groups, sizes.Elements);
-        KeepAlive([.. x.All, final, boundaries]);
+        TensorMemory.KeepAlive([.. x.All, final, boundaries]);
         return y;
     }
 
@@ -32,7 +32,7 @@ internal static class ScanOnCpu
         ];
         var work = new BackwardWork(new ScanInputs(x, sizes), new ScanGradients(gradY, gradFinal, boundaries, parts));
         LaneTasks.Run(work, batch * sizes.Groups, sizes.Elements);
-        KeepAlive([.. x.All, boundaries, gradY, gradFinal, .. parts]);
+        TensorMemory.KeepAlive([.. x.All, boundaries, gradY, gradFinal, .. parts]);
         return
         [
             parts[0], parts[1], parts[2]!.sum(dim: 0), Joined(x.B, parts[3]!), Joined(x.C, parts[4]!),
@@ -56,14 +56,6 @@ internal static class ScanOnCpu
         var shape = parts.shape;
         var groups = matrix.size(2);
         return parts.view([groups, shape[0] / groups, .. shape[1..]]).sum(dim: 1).permute(1, 2, 0, 3);
-    }
-
-    private static void KeepAlive(Tensor?[] tensors)
-    {
-        foreach (var tensor in tensors)
-        {
-            GC.KeepAlive(tensor);
-        }
     }
 
     private readonly struct ForwardWork(ScanInputs p, ScanResults results) : ILaneWork

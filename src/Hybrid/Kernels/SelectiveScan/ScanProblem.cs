@@ -131,6 +131,9 @@ internal readonly unsafe struct MatrixView
     /// <summary>True where it is [E, N].</summary>
     public bool PerChannel { get; }
 
+    /// <summary>From one step to the next; 0 where it is constant.</summary>
+    public long Step => time;
+
     public float* At(int row, int step, int channel) => first + (row * batch) + (step * time) + (channel / channels * group);
 }
 

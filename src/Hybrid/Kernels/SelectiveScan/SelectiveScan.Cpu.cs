@@ -10,17 +10,8 @@ public static partial class SelectiveScan
     internal const string CpuKernel = "SelectiveScan.Cpu";
 
     /// <summary>True where the SIMD kernel can run on tensors like <paramref name="u"/>; otherwise <paramref name="reason"/> says why not.</summary>
-    internal static bool CanRunOnCpu(Tensor u, out string reason)
-    {
-        reason = (KernelDispatcher.ReferenceOnly, u.device_type, u.dtype) switch
-        {
-            (true, _, _) => "HYBRID_KERNELS=reference",
-            (_, not DeviceType.CPU, _) => $"the tensors are on {u.device_type}",
-            (_, _, not (ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16)) => $"the tensors are {u.dtype}",
-            _ => "",
-        };
-        return reason.Length == 0 && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
-    }
+    internal static bool CanRunOnCpu(Tensor u, out string reason) =>
+        LaneTasks.CanRun(u, out reason) && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
 
     /// <summary>The whole scan as one SIMD pass over time, in float32 whatever the inputs are.</summary>
     internal static (Tensor Y, Tensor FinalState) Cpu(
