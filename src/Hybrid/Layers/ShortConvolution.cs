@@ -47,6 +47,9 @@ public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
     /// <summary>The activation of the output.</summary>
     public Activation Activation { get; }
 
+    /// <summary>False keeps to plain tensor operations. Default true.</summary>
+    public bool UseFusedKernels { get; init; } = true;
+
     /// <summary>Convolves without carrying state.</summary>
     /// <param name="input">[B, T, E].</param>
     /// <returns>[B, T, E].</returns>
@@ -66,6 +69,6 @@ public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
         Tensor input, Tensor? state, IReadOnlyList<long>? lengths = null, Tensor? sequenceIds = null)
     {
         using var taps = weight.squeeze(1);
-        return CausalConv1d.Apply(input, taps, bias, Activation, state, lengths, sequenceIds);
+        return CausalConv1d.Apply(input, taps, bias, Activation, state, lengths, sequenceIds, UseFusedKernels);
     }
 }

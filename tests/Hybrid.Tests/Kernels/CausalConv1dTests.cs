@@ -64,6 +64,94 @@ public class CausalConv1dTests
         static Tensor Random(params long[] shape) => randn(shape, dtype: ScalarType.Float64);
     }
 
+    /// <summary>Sizes around the width of a register and of a group of channels, windows longer than the input, padding and packed rows.</summary>
+    [Theory]
+    [InlineData(1, 1, 1, 1, "")]
+    [InlineData(2, 2, 15, 4, "state")]
+    [InlineData(1, 33, 16, 4, "bias")]
+    [InlineData(3, 63, 17, 3, "bias state")]
+    [InlineData(2, 100, 130, 4, "bias state lengths")]
+    [InlineData(2, 40, 35, 5, "bias packed")]
+    [InlineData(1, 3, 9, 7, "state packed")]
+    [InlineData(1, 65, 300, 2, "bias")]
+    public void TheCpuKernelEqualsTheReference(long batch, long time, long channels, long width, string with)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(12);
+        var inputs = new List<Tensor> { randn(batch, time, channels), randn(channels, width) };
+        var bias = with.Contains("bias", StringComparison.Ordinal);
+        var state = with.Contains("state", StringComparison.Ordinal);
+        inputs.AddRange(bias ? [randn(channels)] : []);
+        inputs.AddRange(state ? [randn(batch, width - 1, channels)] : []);
+        long[]? lengths = with.Contains("lengths", StringComparison.Ordinal) ? [2, time] : null;
+        var ids = with.Contains("packed", StringComparison.Ordinal) ? rand(batch, time).gt(0.7).to_type(ScalarType.Int64).cumsum(1) : null;
+        var (upstream, upstreamState) = (randn(batch, time, channels), randn(batch, width - 1, channels));
+
+        foreach (var activation in Enum.GetValues<Activation>())
+        {
+            var reference = Results(activation, fused: false);
+            var fast = Results(activation, fused: true);
+            if (width > 1)
+            {
+                TensorAssert.Identical(reference[1], fast[1], "state");
+            }
+
+            for (var i = 0; i < fast.Count; i++)
+            {
+                TensorAssert.Close(reference[i], fast[i], Tolerance, $"{activation}: tensor {i} of y, state and the gradients of the inputs");
+            }
+        }
+
+        List<Tensor> Results(Activation activation, bool fused)
+        {
+            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
+            var (y, last) = CausalConv1d.Apply(x[0], x[1], bias ? x[2] : null, activation, state ? x[^1] : null, lengths, ids, fused);
+            ((y * upstream).sum() + (last * upstreamState).sum()).backward();
+            return [y.detach(), last.detach(), .. x.Select(leaf => leaf.grad!)];
+        }
+    }
+
+    [Fact]
+    public void ResultsDoNotDependOnTheNumberOfThreads()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(13);
+        var (x, weight, bias, upstream) = (randn(3, 70, 600), randn(600, 4), randn(600), randn(3, 70, 600));
+        var threads = get_num_threads();
+        try
+        {
+            set_num_threads(1);
+            var one = Results();
+            set_num_threads(2);
+            foreach (var (expected, actual) in one.Zip(Results()))
+            {
+                TensorAssert.Identical(expected, actual, "one thread and two");
+            }
+        }
+        finally
+        {
+            set_num_threads(threads);
+        }
+
+        Tensor[] Results()
+        {
+            Tensor[] leaves = [.. new[] { x, weight, bias }.Select(input => input.detach().clone().requires_grad_(true))];
+            var (y, _) = CausalConv1d.Apply(leaves[0], leaves[1], leaves[2], Activation.Silu);
+            y.backward([upstream]);
+            return [y, .. leaves.Select(leaf => leaf.grad!)];
+        }
+    }
+
+    [Fact]
+    public void AStateDoesNotShareMemoryWithTheInput()
+    {
+        using var scope = NewDisposeScope();
+        var x = ones(1, 8, 3);
+        var (_, state) = CausalConv1d.Apply(x, ones(3, 4));
+        x.zero_();
+        Assert.Equal(9f, state.sum().ToSingle());
+    }
+
     [Fact]
     public void TapsDoNotReachIntoAnotherPackedSequence()
     {

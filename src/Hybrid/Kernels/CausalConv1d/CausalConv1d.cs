@@ -17,6 +17,7 @@ public static partial class CausalConv1d
     /// <param name="initialState">The W - 1 inputs before the first [B, W - 1, E], oldest first; null for zeros.</param>
     /// <param name="lengths">Real tokens of each right-padded row; null where every row is full.</param>
     /// <param name="sequenceIds">Packed rows: int64 [B, T]; a tap does not reach into another sequence. Null for one sequence a row.</param>
+    /// <param name="fused">False keeps to plain tensor operations; true uses one kernel where there is one for the device and the dtype.</param>
     /// <returns>Output [B, T, E], and the last W - 1 real inputs of each row [B, W - 1, E].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor Y, Tensor FinalState) Apply(
@@ -26,12 +27,26 @@ public static partial class CausalConv1d
         Activation activation = Activation.Identity,
         Tensor? initialState = null,
         IReadOnlyList<long>? lengths = null,
-        Tensor? sequenceIds = null)
+        Tensor? sequenceIds = null,
+        bool fused = true)
     {
         Validate(x, weight, bias, initialState, lengths, sequenceIds);
         using var scope = NewDisposeScope();
-        var (y, state) = Reference(x, weight, bias, activation, initialState, lengths, sequenceIds);
+        var (y, state) = fused && CanRun(x)
+            ? Cpu(x, weight, bias, activation, initialState, lengths, sequenceIds)
+            : Reference(x, weight, bias, activation, initialState, lengths, sequenceIds);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
+    }
+
+    private static bool CanRun(Tensor x)
+    {
+        if (CanRunOnCpu(x, out var reason))
+        {
+            return true;
+        }
+
+        KernelDispatcher.Refused(CpuKernel, reason);
+        return false;
     }
 
     private static void Validate(
