@@ -218,11 +218,11 @@ public sealed class MambaMixer : SequenceMixer
         var dt = dtNorm?.call(parts[0]) ?? parts[0];                                     // [B, T, R]
         var inputMatrix = inputNorm?.call(parts[1]) ?? parts[1];                         // [B, T, N]
         var outputMatrix = outputNorm?.call(parts[2]) ?? parts[2];                       // [B, T, N]
-        var (delta, bias, softplus) = StepSizes(dt);
+        var delta = functional.linear(dt, dtProjection.weight);                          // [B, T, E], bias and softplus to come
 
         var (y, recurrent) = SelectiveScan.Apply(
-            convolved, delta, Decay(), inputMatrix, outputMatrix, skip, halves[1], bias, softplus,
-            state?.Recurrent, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false, scanType);
+            convolved, delta, Decay(), inputMatrix, outputMatrix, skip, halves[1], dtProjection.bias, deltaSoftplus: true,
+            state?.Recurrent, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false, scanType, options.DtLimitMin, options.DtLimitMax);
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
@@ -238,35 +238,18 @@ public sealed class MambaMixer : SequenceMixer
         context ??= MixerContext.None;
         var output = forward(x, context);
         var shape = x.shape;
-        var algorithm = Algorithm(x, context);
-        var kernel = algorithm == ScanType.Fused ? "SelectiveScan.Cpu" : "SelectiveScan.Reference";
+        var algorithm = SelectiveScan.Resolve(scanType, x);
+        var kernel = algorithm == ScanType.Fused ? SelectiveScan.CpuKernel : "SelectiveScan.Reference";
         return new HybridOutput<ScanMetrics>(
             output,
             new ScanMetrics(algorithm, ScanComplexity.Of(algorithm), kernel, shape[1], shape[0], options.DState, x.device_type));
     }
 
     /// <summary>Cost of mixing T tokens like these, without state and packed rows.</summary>
-    internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(Algorithm(x, MixerContext.None));
-
-    private ScanType Algorithm(Tensor x, MixerContext context) =>
-        SelectiveScan.Resolve(scanType, x, channelsShareMatrices: true, packed: context.SequenceIds is not null);
+    internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(SelectiveScan.Resolve(scanType, x));
 
     /// <summary>A = -exp(A_log), [E, N], in the precision of the state.</summary>
     private Tensor Decay() => decayLog.to_type(StatePrecision.Of(decayLog.dtype)).exp().neg();
-
-    /// <summary>W_dt dt. The scan adds the bias and the softplus, unless a limit has to come after them.</summary>
-    private (Tensor Delta, Tensor? Bias, bool Softplus) StepSizes(Tensor dt)
-    {
-        var delta = functional.linear(dt, dtProjection.weight);                          // [B, T, E]
-        if (options.DtLimitMin is null && options.DtLimitMax is null)
-        {
-            return (delta, dtProjection.bias, true);
-        }
-
-        var limited = (delta + dtProjection.bias!).to_type(StatePrecision.Of(delta.dtype)).softplus();
-        limited = limited.clamp_min(options.DtLimitMin ?? 0);
-        return (options.DtLimitMax is { } max ? limited.clamp_max(max) : limited, null, false);
-    }
 
     /// <summary>Step sizes start log-uniform between DtMin and DtMax, so that channels cover short and long memory.</summary>
     private void InitialiseStepSizes()

@@ -114,7 +114,7 @@ public class SelectiveScanTests
             randn(batch, time, stateSize), randn(channels), randn(batch, time, channels), randn(channels), randn(batch, channels, stateSize),
         ];
         var (upstreamY, upstreamState) = (randn(batch, time, channels), randn(batch, channels, stateSize));
-        Assert.True(SelectiveScan.CanRunOnCpu(inputs[0], channelsShareMatrices: true, packed: false, out var reason), reason);
+        Assert.True(SelectiveScan.CanRunOnCpu(inputs[0], out var reason), reason);
 
         var fast = Results(false);
         var reference = Results(true);
@@ -133,15 +133,111 @@ public class SelectiveScanTests
         }
     }
 
-    [Fact]
-    public void TheRecurrenceDoesNotDependOnTheNumberOfThreads()
+    /// <summary>The forms of B and C, padding, packed rows and limits of the step sizes, each with the kernel and with the reference.</summary>
+    [Theory]
+    [InlineData(2, 37, 24, 5, "shared", "shared", "mask")]
+    [InlineData(1, 70, 21, 4, "shared", "shared", "restart")]
+    [InlineData(2, 40, 18, 3, "groups 3", "groups 2", "limits")]
+    [InlineData(1, 33, 300, 2, "groups 2", "shared", "mask restart limits")]
+    [InlineData(2, 65, 20, 6, "constant", "shared", "")]
+    [InlineData(1, 34, 17, 4, "shared", "constant", "restart")]
+    [InlineData(2, 31, 35, 3, "constant", "constant", "mask")]
+    [InlineData(1, 1, 7, 2, "groups 7", "constant", "restart")]
+    public void EveryFormOfTheKernelEqualsTheReference(long batch, long time, long channels, long n, string formOfB, string formOfC, string with)
     {
-        // Without softplus and gate: libtorch's own element-wise functions round differently at the seams between its threads.
+        using var scope = NewDisposeScope();
+        manual_seed(21);
+        Tensor[] inputs =
+        [
+            randn(batch, time, channels), randn(batch, time, channels), -randn(channels, n).exp(), Matrix(formOfB), Matrix(formOfC),
+            randn(channels), randn(batch, time, channels), randn(channels), randn(batch, channels, n),
+        ];
+        var (upstreamY, upstreamState) = (randn(batch, time, channels), randn(batch, channels, n));
+        var mask = with.Contains("mask", StringComparison.Ordinal) ? rand(batch, time).gt(0.3) : null;
+        var restart = with.Contains("restart", StringComparison.Ordinal) ? rand(batch, time).gt(0.8) : null;
+        (double? min, double? max) = with.Contains("limits", StringComparison.Ordinal) ? (0.3, 1.5) : (null as double?, null as double?);
+
+        var reference = Results(ScanType.Associative);
+        var fast = Results(ScanType.Fused);
+        for (var i = 0; i < fast.Count; i++)
+        {
+            TensorAssert.Close(reference[i], fast[i], Tolerance, $"tensor {i} of y, state and the gradients of the inputs");
+        }
+
+        List<Tensor> Results(ScanType form)
+        {
+            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
+            var (y, state) = SelectiveScan.Apply(
+                x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, x[8], mask, restart, scanType: form, deltaMin: min, deltaMax: max);
+            ((y * upstreamY).sum() + (state * upstreamState).sum()).backward();
+            return [y, state, .. x.Select(leaf => leaf.grad!)];
+        }
+
+        Tensor Matrix(string form) => form switch
+        {
+            "shared" => randn(batch, time, n),
+            "constant" => randn(channels, n),
+            _ => randn(batch, time, long.Parse(form[7..], System.Globalization.CultureInfo.InvariantCulture), n),
+        };
+    }
+
+    [Fact]
+    public void TheKernelReadsSlicesOfLargerTensors()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(22);
+        var (wide, matrices, a) = (randn(2, 40, 60), randn(2, 40, 9), -randn(20, 3).exp());
+        var parts = wide.chunk(3, -1);
+        var ofB = matrices.narrow(-1, 1, 3);
+        var ofC = matrices.narrow(-1, 5, 3);
+        var (fromSlices, _) = SelectiveScan.Apply(parts[0], parts[1], a, ofB, ofC, z: parts[2], deltaSoftplus: true);
+        var (fromCopies, _) = SelectiveScan.Apply(
+            parts[0].contiguous(), parts[1].contiguous(), a, ofB.contiguous(), ofC.contiguous(), z: parts[2].contiguous(), deltaSoftplus: true);
+        TensorAssert.Identical(fromCopies, fromSlices, "slices and copies");
+    }
+
+    [Theory]
+    [InlineData(ScalarType.BFloat16, 1e-2)]
+    [InlineData(ScalarType.Float16, 2e-3)]
+    public void HalfPrecisionInputsAreComputedInSinglePrecision(ScalarType dtype, double roundingOfY)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(23);
+        Tensor[] inputs = [.. new[] { randn(1, 33, 10), randn(1, 33, 10), randn(1, 33, 4), randn(1, 33, 4) }.Select(x => x.to_type(dtype))];
+        var a = -randn(10, 4).exp();
+        var (y, state) = SelectiveScan.Apply(inputs[0], inputs[1], a, inputs[2], inputs[3], deltaSoftplus: true, scanType: ScanType.Fused);
+        var wide = inputs.Select(x => x.to_type(ScalarType.Float32)).ToArray();
+        var (expected, expectedState) = SelectiveScan.Apply(wide[0], wide[1], a, wide[2], wide[3], deltaSoftplus: true, scanType: ScanType.Associative);
+        Assert.Equal((dtype, ScalarType.Float32), (y.dtype, state.dtype));
+        TensorAssert.Close(expected, y, roundingOfY, "y");
+        TensorAssert.Close(expectedState, state, Tolerance, "state");
+    }
+
+    [Fact]
+    public void NaNStaysInItsChannelAndItsFuture()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        manual_seed(24);
+        var u = randn(1, 50, 20);
+        u[0, 40, 7] = float.NaN;
+        var (y, state) = SelectiveScan.Apply(u, randn(1, 50, 20), -randn(20, 3).exp(), randn(1, 50, 3), randn(1, 50, 3), deltaSoftplus: true);
+        var expected = zeros([1, 50, 20], dtype: ScalarType.Bool);
+        expected[0, TensorIndex.Slice(40), 7] = true;
+        TensorAssert.Identical(expected, y.isnan(), "where y is NaN");
+        Assert.Equal(3, state.isnan().sum().ToInt64());
+    }
+
+    [Fact]
+    public void ResultsDoNotDependOnTheNumberOfThreads()
+    {
         using var scope = NewDisposeScope();
         manual_seed(10);
-        var (u, delta, b, c) = (randn(3, 70, 300), rand(3, 70, 300), randn(3, 70, 6), randn(3, 70, 6));
+        Tensor[] inputs =
+        [
+            randn(3, 70, 300), randn(3, 70, 300), -randn(300, 6).exp(), randn(3, 70, 6), randn(3, 70, 6), randn(300), randn(3, 70, 300), randn(300),
+        ];
         var upstream = randn(3, 70, 300);
-        var a = -randn(300, 6).exp();
         var threads = get_num_threads();
         try
         {
@@ -160,11 +256,20 @@ public class SelectiveScanTests
 
         Tensor[] Results()
         {
-            var x = new[] { u, delta, a, b, c }.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4]);
-            (y * upstream).sum().backward();
+            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
+            var (y, state) = SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true);
+            y.backward([upstream]);
             return [y, state, .. x.Select(leaf => leaf.grad!)];
         }
+    }
+
+    [Fact]
+    public void LimitsThatCrossAreRefused()
+    {
+        using var scope = NewDisposeScope();
+        var (u, a) = (zeros(1, 2, 3), zeros(3, 4));
+        var error = Assert.Throws<ArgumentException>(() => SelectiveScan.Apply(u, u, a, a, a, deltaMin: 2, deltaMax: 1));
+        Assert.StartsWith("SelectiveScan: deltaMax must be at least deltaMin, 2; got 1.", error.Message, StringComparison.Ordinal);
     }
 
     [Fact]

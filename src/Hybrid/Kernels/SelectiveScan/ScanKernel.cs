@@ -1,272 +1,273 @@
 using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
 
 /// <summary>
-/// The recurrence of one batch row and one group of channels. A register holds one state n of neighbouring channels, so every operation
-/// works on as many channels as it has lanes; B_t[n] and C_t[n] are broadcast.
+/// The scan of one batch row and one group of channels. A register holds one state n of neighbouring channels, so every operation works on
+/// as many channels as it has lanes; B_t[n] and C_t[n] are broadcast, or, where they differ between channels, registers too. A block is as
+/// many channels as there are lanes. A chunk of time is worked off in three passes, so that [B, T, E] tensors are read along their rows:
+/// step sizes of the group, the recurrence block by block, skip and gate of the group.
 /// </summary>
-internal static unsafe class ScanKernel<TLane>
+internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     where TLane : struct, ILane<TLane>
+    where TIn : struct, IScanMatrix<TLane>
+    where TOut : struct, IScanMatrix<TLane>
 {
     private const int K = ScanSizes.ChunkSteps;
 
-    /// <summary>y and the final state; keeps the state at every chunk boundary for the backward pass.</summary>
-    public static void Forward(ScanSizes sizes, ScanPointers p, int row, int group)
+    /// <summary>y and the final state; keeps the state before every chunk for a backward pass.</summary>
+    public static void Forward(in ScanInputs p, in ScanResults results, int row, int groupIndex)
     {
-        var (lanes, n) = (TLane.Count, sizes.StateSize);
-        using var scratch = new Scratch((2 * n * lanes) + (3 * lanes));
-        var state = scratch.Take(n * lanes);
-        var decay = scratch.Take(n * lanes);
-        var block = new Block(scratch, lanes);
-        var boundary = p.Boundaries + (sizes.BoundaryStride * ((row * sizes.Groups) + group));
+        var group = new Group(p, row, groupIndex);
+        var (lanes, size) = (TLane.Count, group.Size);
+        using var scratch = new Scratch(group.Blocks * ((4 * size) + (3 * K * lanes)));
+        var operands = new Operands(p, group, scratch);
+        var state = scratch.Take(group.Blocks * size);
+        var step = scratch.Take(group.Blocks * K * lanes);
+        var driven = scratch.Take(group.Blocks * K * lanes);
+        var y = scratch.Take(group.Blocks * K * lanes);
+        LoadStates(p.Initial, group, state);
 
-        for (var first = group * ScanSizes.GroupChannels; block.Start(sizes, group, first); first += lanes)
+        for (var start = 0; start < p.Sizes.Time; start += K)
         {
-            Transpose(p.Decay + ((long)first * n), decay, n, lanes, block.Width);
-            Transpose(p.Initial + ((((long)row * sizes.Channels) + first) * n), state, n, lanes, block.Width);
-            for (var t = 0; t < sizes.Time; t++)
+            var count = Math.Min(K, p.Sizes.Time - start);
+            if (results.Boundaries != null)
             {
-                if (t % K == 0)
-                {
-                    Copy(state, Boundary(sizes, boundary, t / K, first, group), n * lanes);
-                }
-
-                var at = (((long)row * sizes.Time) + t) * sizes.Channels;
-                var matrix = (((long)row * sizes.Time) + t) * n;
-                var step = block.Load(p.Step + at + first, 0);
-                var y = Advance(state, decay, null, step, step * block.Load(p.Input + at + first, 1), p.InMatrix + matrix, p.OutMatrix + matrix, n);
-                block.Store(y, p.Y + at + first);
+                LaneMemory.Copy(state, group.Boundary(p, results.Boundaries, start / K), group.Blocks * size);
             }
 
-            TransposeBack(state, p.Final + ((((long)row * sizes.Channels) + first) * n), n, lanes, block.Width);
-        }
-    }
-
-    /// <summary>All gradients; p.Y and p.Final hold the gradients of the outputs.</summary>
-    public static void Backward(ScanSizes sizes, ScanPointers p, ScanGradients g, int row, int group)
-    {
-        var (lanes, n) = (TLane.Count, sizes.StateSize);
-        var size = n * lanes;
-        var blocks = (Math.Min(ScanSizes.GroupChannels, sizes.Channels - (group * ScanSizes.GroupChannels)) + lanes - 1) / lanes;
-        using var scratch = new Scratch((size * ((4 * K) + 3 + (2 * blocks))) + (3 * lanes));
-        var states = scratch.Take((K + 1) * size);                       // h before the chunk and after each of its steps
-        var factors = scratch.Take(K * size);                            // exp(step A)
-        var sumInMatrix = scratch.Take(K * size);
-        var sumOutMatrix = scratch.Take(K * size);
-        var decay = scratch.Take(size);
-        var carried = scratch.Take(blocks * size);                       // gradient of h, handed from later to earlier steps
-        var gradDecay = scratch.Take(blocks * size);
-        var block = new Block(scratch, lanes);
-        var boundary = p.Boundaries + (sizes.BoundaryStride * ((row * sizes.Groups) + group));
-
-        for (var (first, i) = (group * ScanSizes.GroupChannels, 0); block.Start(sizes, group, first); first += lanes, i++)
-        {
-            Transpose(p.Final + ((((long)row * sizes.Channels) + first) * n), carried + (i * size), n, lanes, block.Width);
-            Clear(gradDecay + (i * size), size);
-        }
-
-        for (var chunk = sizes.Chunks - 1; chunk >= 0; chunk--)
-        {
-            var (start, count) = (chunk * K, Math.Min(K, sizes.Time - (chunk * K)));
-            Clear(sumInMatrix, count * size);
-            Clear(sumOutMatrix, count * size);
-            for (var (first, i) = (group * ScanSizes.GroupChannels, 0); block.Start(sizes, group, first); first += lanes, i++)
+            StepSizes(p, group, start, count, step, driven);
+            for (var block = 0; block < group.Blocks; block++)
             {
-                Transpose(p.Decay + ((long)first * n), decay, n, lanes, block.Width);
-                Copy(Boundary(sizes, boundary, chunk, first, group), states, size);
-                Recompute(sizes, p, row, start, count, first, block, states, factors, decay);
-                BackwardChunk(
-                    sizes, p, g, row, start, count, first, block, states, factors, decay,
-                    carried + (i * size), gradDecay + (i * size), sumInMatrix, sumOutMatrix);
+                Recur(p, group, operands, block, start, count, step, driven, state + (block * size), y);
             }
 
-            SumLanes(sumInMatrix, g.InMatrix + Part(start), count * n, lanes);
-            SumLanes(sumOutMatrix, g.OutMatrix + Part(start), count * n, lanes);
+            SkipAndGate(p, group, start, count, y, results.Y);
         }
 
-        for (var (first, i) = (group * ScanSizes.GroupChannels, 0); block.Start(sizes, group, first); first += lanes, i++)
-        {
-            var at = (((long)row * sizes.Channels) + first) * n;
-            TransposeBack(carried + (i * size), g.Initial + at, n, lanes, block.Width);
-            TransposeBack(gradDecay + (i * size), g.Decay + at, n, lanes, block.Width);
-        }
-
-        long Part(int time) => ((((long)group * sizes.Batch) + row) * sizes.Time + time) * n;
+        StoreStates(state, results.Final, group);
     }
 
-    /// <summary>The states and decay factors of a chunk, from the state before it.</summary>
-    private static void Recompute(
-        ScanSizes sizes, ScanPointers p, int row, int start, int count, int first, Block block, float* states, float* factors, float* decay)
-    {
-        var size = sizes.StateSize * TLane.Count;
-        for (var i = 0; i < count; i++)
-        {
-            var at = ((((long)row * sizes.Time) + start + i) * sizes.Channels) + first;
-            var matrix = p.InMatrix + ((((long)row * sizes.Time) + start + i) * sizes.StateSize);
-            var step = block.Load(p.Step + at, 0);
-            Copy(states + (i * size), states + ((i + 1) * size), size);
-            Advance(states + ((i + 1) * size), decay, factors + (i * size), step, step * block.Load(p.Input + at, 1), matrix, matrix, sizes.StateSize);
-        }
-    }
-
-    /// <summary>
-    /// One step for one block: h = exp(step A) h + driven B. Returns C h; keeps the factors where asked to.
-    /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static TLane Advance(float* state, float* decay, float* factors, TLane step, TLane driven, float* inMatrix, float* outMatrix, int n)
+    /// <summary>step = clamp(softplus(delta + bias)), 0 at padding, and step * u.</summary>
+    private static void StepSizes(in ScanInputs p, Group group, int start, int count, float* step, float* driven)
     {
         var lanes = TLane.Count;
+        var (low, high) = (TLane.Broadcast(p.Min), TLane.Broadcast(p.Max));
+        for (var i = 0; i < count; i++)
+        {
+            float* delta = p.Delta.At(group.Row, start + i) + group.First, u = p.U.At(group.Row, start + i) + group.First;
+            var real = p.IsReal(group.Row, start + i);
+            for (var block = 0; block < group.Blocks; block++)
+            {
+                var (channel, width, at) = (block * lanes, group.Width(block), ((block * K) + i) * lanes);
+                var value = BiasedDelta(p, group, delta, channel, width);
+                value = p.Softplus ? LaneMath.Softplus(value) : value;
+                value = real ? TLane.AtMost(high, TLane.AtLeast(low, value)) : TLane.Zero;
+                TLane.Store(value, step + at);
+                TLane.Store(value * LaneMemory.Load<TLane>(u + channel, width), driven + at);
+            }
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static TLane BiasedDelta(in ScanInputs p, Group group, float* delta, int channel, int width)
+    {
+        var value = LaneMemory.Load<TLane>(delta + channel, width);
+        return p.Bias == null ? value : value + LaneMemory.Load<TLane>(p.Bias + group.First + channel, width);
+    }
+
+    /// <summary>A chunk of one block: the states move on, and C h goes to <paramref name="y"/>.</summary>
+    private static void Recur(
+        in ScanInputs p, Group group, Operands operands, int block, int start, int count, float* step, float* driven, float* state, float* y)
+    {
+        var lanes = TLane.Count;
+        for (var i = 0; i < count; i++)
+        {
+            if (p.Restarts(group.Row, start + i))
+            {
+                LaneMemory.Clear(state, group.Size);
+            }
+
+            var at = ((block * K) + i) * lanes;
+            TLane.Store(
+                Advance(
+                    state, operands.Decay + (block * group.Size), TLane.Load(step + at), TLane.Load(driven + at),
+                    InMatrix(p, group, operands, block, start + i), OutMatrix(p, group, operands, block, start + i), p.Sizes.StateSize),
+                y + at);
+        }
+    }
+
+    /// <summary>One step of one block: h = 2^(step A log2(e)) h + driven B; returns C h.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static TLane Advance(float* state, float* decay, TLane step, TLane driven, float* inMatrix, float* outMatrix, int n)
+    {
         var y = TLane.Zero;
         for (var i = 0; i < n; i++)
         {
-            var factor = LaneMath.Exp(step * TLane.Load(decay + (i * lanes)));
-            var h = TLane.MultiplyAdd(factor, TLane.Load(state + (i * lanes)), driven * TLane.Broadcast(inMatrix[i]));
-            TLane.Store(h, state + (i * lanes));
-            y = TLane.MultiplyAdd(h, TLane.Broadcast(outMatrix[i]), y);
-            if (factors != null)
-            {
-                TLane.Store(factor, factors + (i * lanes));
-            }
+            var at = i * TLane.Count;
+            var factor = LaneMath.Exp2(step * TLane.Load(decay + at));
+            var h = TLane.MultiplyAdd(factor, TLane.Load(state + at), driven * TIn.Element(inMatrix, i));
+            TLane.Store(h, state + at);
+            y = TLane.MultiplyAdd(h, TOut.Element(outMatrix, i), y);
         }
 
         return y;
     }
 
-    /// <summary>The steps of a chunk backwards: with dh the gradient of h_t, a = exp(step A): dh += C dy, d(step) += dh h_(t-1) a A + dh u B, dh = a dh.</summary>
-    private static void BackwardChunk(
-        ScanSizes sizes, ScanPointers p, ScanGradients g, int row, int start, int count, int first, Block block,
-        float* states, float* factors, float* decay, float* carried, float* gradDecay, float* sumInMatrix, float* sumOutMatrix)
+    /// <summary>B at a time, which all channels of a group share, or the constant one of a block.</summary>
+    private static float* InMatrix(in ScanInputs p, Group group, Operands operands, int block, int time) =>
+        TIn.PerChannel ? operands.InMatrix + (block * group.Size) : p.B.At(group.Row, time, group.First);
+
+    /// <summary>C, likewise.</summary>
+    private static float* OutMatrix(in ScanInputs p, Group group, Operands operands, int block, int time) =>
+        TOut.PerChannel ? operands.OutMatrix + (block * group.Size) : p.C.At(group.Row, time, group.First);
+
+    /// <summary>(y + D u) SiLU(z).</summary>
+    private static void SkipAndGate(in ScanInputs p, Group group, int start, int count, float* y, RowView target)
     {
-        var (lanes, n) = (TLane.Count, sizes.StateSize);
-        var size = n * lanes;
-        for (var i = count - 1; i >= 0; i--)
-        {
-            var at = ((((long)row * sizes.Time) + start + i) * sizes.Channels) + first;
-            var matrix = (((long)row * sizes.Time) + start + i) * n;
-            var step = block.Load(p.Step + at, 0);
-            var input = block.Load(p.Input + at, 1);
-            var gradY = block.Load(p.Y + at, 2);
-            var driven = step * input;
-            var (gradStep, gradDriven) = (TLane.Zero, TLane.Zero);
-            float* before = states + (i * size), after = before + size, factor = factors + (i * size);
-            float* sumIn = sumInMatrix + (i * size), sumOut = sumOutMatrix + (i * size);
-            for (var s = 0; s < size; s += lanes)
-            {
-                var dh = TLane.MultiplyAdd(gradY, TLane.Broadcast(p.OutMatrix[matrix + (s / lanes)]), TLane.Load(carried + s));
-                TLane.Store(TLane.MultiplyAdd(gradY, TLane.Load(after + s), TLane.Load(sumOut + s)), sumOut + s);
-                TLane.Store(TLane.MultiplyAdd(dh, driven, TLane.Load(sumIn + s)), sumIn + s);
-                gradDriven = TLane.MultiplyAdd(dh, TLane.Broadcast(p.InMatrix[matrix + (s / lanes)]), gradDriven);
-
-                var passed = dh * TLane.Load(factor + s);
-                var exponent = passed * TLane.Load(before + s);          // gradient of step * A
-                gradStep = TLane.MultiplyAdd(exponent, TLane.Load(decay + s), gradStep);
-                TLane.Store(TLane.MultiplyAdd(exponent, step, TLane.Load(gradDecay + s)), gradDecay + s);
-                TLane.Store(passed, carried + s);
-            }
-
-            block.Store(gradDriven * step, g.Input + at);
-            block.Store(TLane.MultiplyAdd(gradDriven, input, gradStep), g.Step + at);
-        }
-    }
-
-    private static float* Boundary(ScanSizes sizes, float* group, int chunk, int first, int groupIndex) =>
-        group + ((((long)chunk * ScanSizes.GroupChannels) + (first - (groupIndex * ScanSizes.GroupChannels))) * sizes.StateSize);
-
-    /// <summary>[channels, N] to [N, lanes]; missing channels are zero.</summary>
-    private static void Transpose(float* source, float* target, int n, int lanes, int width)
-    {
-        for (var i = 0; i < n; i++)
-        {
-            for (var lane = 0; lane < lanes; lane++)
-            {
-                target[(i * lanes) + lane] = lane < width ? source[(lane * n) + i] : 0;
-            }
-        }
-    }
-
-    private static void TransposeBack(float* source, float* target, int n, int lanes, int width)
-    {
-        for (var lane = 0; lane < width; lane++)
-        {
-            for (var i = 0; i < n; i++)
-            {
-                target[(lane * n) + i] = source[(i * lanes) + lane];
-            }
-        }
-    }
-
-    private static void SumLanes(float* source, float* target, int count, int lanes)
-    {
+        var lanes = TLane.Count;
         for (var i = 0; i < count; i++)
         {
-            target[i] = TLane.Sum(TLane.Load(source + (i * lanes)));
-        }
-    }
-
-    private static void Copy(float* source, float* target, int count) => new Span<float>(source, count).CopyTo(new Span<float>(target, count));
-
-    private static void Clear(float* target, int count) => new Span<float>(target, count).Clear();
-
-    /// <summary>The lanes of one block of channels: whole registers, or a part of one at the end of the channels, by way of a buffer.</summary>
-    private sealed class Block(Scratch scratch, int lanes)
-    {
-        private readonly float* buffer = scratch.Take(3 * lanes);
-
-        /// <summary>Channels of the block.</summary>
-        public int Width { get; private set; }
-
-        /// <summary>Moves to the block at a channel; false past the end of the group.</summary>
-        public bool Start(ScanSizes sizes, int group, int first)
-        {
-            Width = Math.Min(lanes, sizes.Channels - first);
-            return first < Math.Min((group + 1) * ScanSizes.GroupChannels, sizes.Channels);
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public TLane Load(float* source, int slot)
-        {
-            if (Width == lanes)
+            float* u = p.U.At(group.Row, start + i) + group.First, result = target.At(group.Row, start + i) + group.First;
+            var z = p.Z.Exists ? p.Z.At(group.Row, start + i) + group.First : null;
+            for (var block = 0; block < group.Blocks; block++)
             {
-                return TLane.Load(source);
+                var (channel, width) = (block * lanes, group.Width(block));
+                var value = TLane.Load(y + (((block * K) + i) * lanes));
+                if (p.D != null)
+                {
+                    value = TLane.MultiplyAdd(
+                        LaneMemory.Load<TLane>(u + channel, width), LaneMemory.Load<TLane>(p.D + group.First + channel, width), value);
+                }
+
+                if (z != null)
+                {
+                    var gate = LaneMemory.Load<TLane>(z + channel, width);
+                    value *= gate * LaneMath.Sigmoid(gate);
+                }
+
+                LaneMemory.Store(value, result + channel, width);
             }
-
-            var part = buffer + (slot * lanes);
-            Clear(part, lanes);
-            Copy(source, part, Width);
-            return TLane.Load(part);
-        }
-
-        [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        public void Store(TLane value, float* target)
-        {
-            if (Width == lanes)
-            {
-                TLane.Store(value, target);
-                return;
-            }
-
-            TLane.Store(value, buffer);
-            Copy(buffer, target, Width);
         }
     }
 
-    /// <summary>Aligned memory for one task.</summary>
-    private sealed class Scratch(int count) : IDisposable
+    /// <summary>States [E, N] of a row to [blocks, N, lanes]; null is zero.</summary>
+    private static void LoadStates(float* source, Group group, float* target)
     {
-        private const int Alignment = 64;
-        private readonly float* memory = (float*)NativeMemory.AlignedAlloc((nuint)count * sizeof(float), Alignment);
-        private int used;
-
-        public float* Take(int floats)
+        if (source == null)
         {
-            var taken = memory + used;
-            used += floats;
-            return used <= count ? taken : throw new InvalidOperationException($"SelectiveScan: scratch of {count} floats is too small for {used}.");
+            LaneMemory.Clear(target, group.Blocks * group.Size);
+            return;
         }
 
-        public void Dispose() => NativeMemory.AlignedFree(memory);
+        for (var block = 0; block < group.Blocks; block++)
+        {
+            LaneMemory.Transpose<TLane>(source + group.StateAt(block), target + (block * group.Size), group.StateSize, group.Width(block));
+        }
     }
+
+    private static void StoreStates(float* source, float* target, Group group)
+    {
+        for (var block = 0; block < group.Blocks; block++)
+        {
+            LaneMemory.TransposeBack<TLane>(source + (block * group.Size), target + group.StateAt(block), group.StateSize, group.Width(block));
+        }
+    }
+
+    /// <summary>The part of the work that one call does.</summary>
+    private readonly struct Group
+    {
+        private readonly int channels;
+        private readonly int index;
+        private readonly int count;
+
+        public Group(in ScanInputs p, int row, int groupIndex)
+        {
+            (First, count) = p.Sizes.Group(groupIndex);
+            (Row, channels, StateSize) = (row, p.Sizes.Channels, p.Sizes.StateSize);
+            index = (row * p.Sizes.Groups) + groupIndex;
+        }
+
+        /// <summary>Batch row.</summary>
+        public int Row { get; }
+
+        /// <summary>First channel.</summary>
+        public int First { get; }
+
+        public int StateSize { get; }
+
+        /// <summary>Floats of one block's states.</summary>
+        public int Size => StateSize * TLane.Count;
+
+        public int Blocks => (count + TLane.Count - 1) / TLane.Count;
+
+        /// <summary>Channels of a block and of those after it.</summary>
+        public int Width(int block) => count - (block * TLane.Count);
+
+        /// <summary>Where the states of a block begin in [B, E, N].</summary>
+        public long StateAt(int block) => (((long)Row * channels) + First + (block * TLane.Count)) * StateSize;
+
+        /// <summary>Where the group's states before a chunk are kept.</summary>
+        public float* Boundary(in ScanInputs p, float* boundaries, int chunk) =>
+            boundaries + (p.Sizes.BoundaryStride * index) + ((long)chunk * Blocks * Size);
+    }
+
+    /// <summary>What stays the same over time, as [blocks, N, lanes]: A log2(e), and B and C where they are constant.</summary>
+    private readonly struct Operands
+    {
+        public readonly float* Decay;
+        public readonly float* InMatrix;
+        public readonly float* OutMatrix;
+
+        public Operands(in ScanInputs p, Group group, Scratch scratch)
+        {
+            Decay = scratch.Take(group.Blocks * group.Size);
+            InMatrix = scratch.Take(group.Blocks * group.Size);
+            OutMatrix = scratch.Take(group.Blocks * group.Size);
+            for (var block = 0; block < group.Blocks; block++)
+            {
+                var (at, channel, width) = (block * group.Size, group.First + (block * TLane.Count), group.Width(block));
+                LaneMemory.Transpose<TLane>(p.A + ((long)channel * group.StateSize), Decay + at, group.StateSize, width, LaneMath.Log2E);
+                if (TIn.PerChannel)
+                {
+                    LaneMemory.Transpose<TLane>(p.B.At(0, 0, channel), InMatrix + at, group.StateSize, width);
+                }
+
+                if (TOut.PerChannel)
+                {
+                    LaneMemory.Transpose<TLane>(p.C.At(0, 0, channel), OutMatrix + at, group.StateSize, width);
+                }
+            }
+        }
+    }
+}
+
+/// <summary>How an element of B or C gets into a register.</summary>
+internal unsafe interface IScanMatrix<TLane>
+    where TLane : struct, ILane<TLane>
+{
+    /// <summary>True where it differs between channels and is constant in time.</summary>
+    static abstract bool PerChannel { get; }
+
+    /// <summary>Element n: of [N], or of [N, lanes].</summary>
+    static abstract TLane Element(float* matrix, int n);
+}
+
+/// <summary>One row [N] for all channels of a group.</summary>
+internal readonly unsafe struct SharedMatrix<TLane> : IScanMatrix<TLane>
+    where TLane : struct, ILane<TLane>
+{
+    public static bool PerChannel => false;
+
+    public static TLane Element(float* matrix, int n) => TLane.Broadcast(matrix[n]);
+}
+
+/// <summary>Constant rows [N, lanes].</summary>
+internal readonly unsafe struct ChannelMatrix<TLane> : IScanMatrix<TLane>
+    where TLane : struct, ILane<TLane>
+{
+    public static bool PerChannel => true;
+
+    public static TLane Element(float* matrix, int n) => TLane.Load(matrix + (n * TLane.Count));
 }

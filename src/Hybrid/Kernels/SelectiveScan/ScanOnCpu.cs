@@ -1,114 +1,116 @@
-using System.Runtime.InteropServices;
-using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
 
-/// <summary>
-/// Runs the recurrence over groups of channels in parallel. The cut into groups does not depend on the number of threads, and every sum
-/// has a fixed order, so results are the same bit for bit on any number of them.
-/// </summary>
-internal static unsafe class ScanOnCpu
+/// <summary>Runs the scan's kernel over batch rows and groups of channels.</summary>
+internal static class ScanOnCpu
 {
-    public static void Forward(ScanSizes sizes, Tensor[] inputs, Tensor y, Tensor final, Tensor boundaries)
+    /// <summary>Fills <paramref name="final"/> and, where it is there, <paramref name="boundaries"/>.</summary>
+    /// <returns>y [B, T, E].</returns>
+    public static Tensor Forward(ScanTensors x, ScanSizes sizes, Tensor final, Tensor? boundaries)
     {
-        var pointers = new ScanPointers(inputs, y, final, boundaries);
-        if (Vector512.IsHardwareAccelerated)
-        {
-            Each(sizes, (row, group) => ScanKernel<Lane512>.Forward(sizes, pointers, row, group));
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            Each(sizes, (row, group) => ScanKernel<Lane256>.Forward(sizes, pointers, row, group));
-        }
-        else
-        {
-            Each(sizes, (row, group) => ScanKernel<Lane128>.Forward(sizes, pointers, row, group));
-        }
-
-        KeepAlive([.. inputs, y, final, boundaries]);
+        var y = Uninitialised([sizes.Batch, sizes.Time, sizes.Channels]);
+        var work = new ForwardWork(new ScanInputs(x, sizes), new ScanResults(y, final, boundaries));
+        LaneTasks.Run(work, sizes.Batch * sizes.Groups, sizes.Elements);
+        KeepAlive([.. x.All, final, boundaries]);
+        return y;
     }
 
-    /// <summary>Gradients of u, step, A, B, C and the initial state.</summary>
-    public static Tensor[] Backward(ScanSizes sizes, Tensor[] inputs, Tensor boundaries, Tensor gradY, Tensor gradFinal)
+    /// <summary>Gradients in the order of <see cref="ScanTensors"/>, null where there is no such input.</summary>
+    public static Tensor?[] Backward(ScanTensors x, ScanSizes sizes, Tensor boundaries, Tensor gradY, Tensor? gradFinal)
     {
-        // A sums over rows, B and C over channel groups: each task writes its own part, added up afterwards in a fixed order.
-        Tensor[] parts =
+        var (batch, time, channels, n) = (sizes.Batch, sizes.Time, sizes.Channels, sizes.StateSize);
+
+        // Each task writes a part of its own, added up afterwards in a fixed order: A, D and the bias sum over rows, B and C over groups.
+        Tensor?[] parts =
         [
-            empty_like(inputs[0]), empty_like(inputs[1]), empty([sizes.Batch, sizes.Channels, sizes.StateSize]),
-            empty([sizes.Groups, sizes.Batch, sizes.Time, sizes.StateSize]), empty([sizes.Groups, sizes.Batch, sizes.Time, sizes.StateSize]),
-            empty_like(inputs[5]),
+            Uninitialised([batch, time, channels]), Uninitialised([batch, time, channels]), Uninitialised([batch, channels, n]), MatrixPart(x.B), MatrixPart(x.C),
+            x.D is null ? null : Uninitialised([batch, channels]), x.Z is null ? null : Uninitialised([batch, time, channels]),
+            x.Bias is null ? null : Uninitialised([batch, channels]), x.Initial is null ? null : Uninitialised([batch, channels, n]),
         ];
-        var pointers = new ScanPointers(inputs, gradY, gradFinal, boundaries);
-        var gradients = new ScanGradients(parts);
-        if (Vector512.IsHardwareAccelerated)
-        {
-            Each(sizes, (row, group) => ScanKernel<Lane512>.Backward(sizes, pointers, gradients, row, group));
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            Each(sizes, (row, group) => ScanKernel<Lane256>.Backward(sizes, pointers, gradients, row, group));
-        }
-        else
-        {
-            Each(sizes, (row, group) => ScanKernel<Lane128>.Backward(sizes, pointers, gradients, row, group));
-        }
+        var work = new BackwardWork(new ScanInputs(x, sizes), new ScanGradients(gradY, gradFinal, boundaries, parts));
+        LaneTasks.Run(work, batch * sizes.Groups, sizes.Elements);
+        KeepAlive([.. x.All, boundaries, gradY, gradFinal, .. parts]);
+        return
+        [
+            parts[0], parts[1], parts[2]!.sum(dim: 0), Joined(x.B, parts[3]!), Joined(x.C, parts[4]!),
+            parts[5]?.sum(dim: 0), parts[6], parts[7]?.sum(dim: 0), parts[8], null, null,
+        ];
 
-        KeepAlive([.. inputs, boundaries, gradY, gradFinal, .. parts]);
-        return [parts[0], parts[1], parts[2].sum(dim: 0), parts[3].sum(dim: 0), parts[4].sum(dim: 0), parts[5]];
+        Tensor MatrixPart(Tensor matrix) =>
+            matrix.Dimensions == 2 ? Uninitialised([batch, channels, n]) : Uninitialised([sizes.Groups, batch, time, n]);
     }
 
-    private static void Each(ScanSizes sizes, Action<int, int> work)
+    private static Tensor Uninitialised(long[] shape) => empty(shape, dtype: ScalarType.Float32);
+
+    /// <summary>The gradient of B or C from its parts.</summary>
+    private static Tensor Joined(Tensor matrix, Tensor parts)
     {
-        var count = sizes.Batch * sizes.Groups;
-        var threads = Math.Min(get_num_threads(), count);
-        if (threads == 1)
+        if (matrix.Dimensions < 4)
         {
-            for (var i = 0; i < count; i++)
-            {
-                work(i / sizes.Groups, i % sizes.Groups);
-            }
-
-            return;
+            return parts.sum(dim: 0);
         }
 
-        Parallel.For(0, count, new ParallelOptions { MaxDegreeOfParallelism = threads }, i => work(i / sizes.Groups, i % sizes.Groups));
+        var shape = parts.shape;
+        var groups = matrix.size(2);
+        return parts.view([groups, shape[0] / groups, .. shape[1..]]).sum(dim: 1).permute(1, 2, 0, 3);
     }
 
-    private static void KeepAlive(Tensor[] tensors)
+    private static void KeepAlive(Tensor?[] tensors)
     {
         foreach (var tensor in tensors)
         {
             GC.KeepAlive(tensor);
         }
     }
-}
 
-/// <summary>Addresses of the inputs, all contiguous float32 on CPU, and of what goes with the outputs: results, or their gradients.</summary>
-internal readonly unsafe struct ScanPointers(Tensor[] inputs, Tensor y, Tensor final, Tensor boundaries)
-{
-    public readonly float* Input = Address(inputs[0]);
-    public readonly float* Step = Address(inputs[1]);
-    public readonly float* Decay = Address(inputs[2]);
-    public readonly float* InMatrix = Address(inputs[3]);
-    public readonly float* OutMatrix = Address(inputs[4]);
-    public readonly float* Initial = Address(inputs[5]);
-    public readonly float* Y = Address(y);
-    public readonly float* Final = Address(final);
-    public readonly float* Boundaries = Address(boundaries);
+    private readonly struct ForwardWork(ScanInputs p, ScanResults results) : ILaneWork
+    {
+        public void Run<TLane>(int task)
+            where TLane : struct, ILane<TLane>
+        {
+            var (row, group) = (task / p.Sizes.Groups, task % p.Sizes.Groups);
+            switch (p.B.PerChannel, p.C.PerChannel)
+            {
+                case (false, false):
+                    ScanKernel<TLane, SharedMatrix<TLane>, SharedMatrix<TLane>>.Forward(p, results, row, group);
+                    break;
+                case (true, false):
+                    ScanKernel<TLane, ChannelMatrix<TLane>, SharedMatrix<TLane>>.Forward(p, results, row, group);
+                    break;
+                case (false, true):
+                    ScanKernel<TLane, SharedMatrix<TLane>, ChannelMatrix<TLane>>.Forward(p, results, row, group);
+                    break;
+                default:
+                    ScanKernel<TLane, ChannelMatrix<TLane>, ChannelMatrix<TLane>>.Forward(p, results, row, group);
+                    break;
+            }
+        }
+    }
 
-    public static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);
-}
-
-/// <summary>Addresses of the gradients, in the order of the inputs.</summary>
-internal readonly unsafe struct ScanGradients(Tensor[] parts)
-{
-    public readonly float* Input = ScanPointers.Address(parts[0]);
-    public readonly float* Step = ScanPointers.Address(parts[1]);
-    public readonly float* Decay = ScanPointers.Address(parts[2]);
-    public readonly float* InMatrix = ScanPointers.Address(parts[3]);
-    public readonly float* OutMatrix = ScanPointers.Address(parts[4]);
-    public readonly float* Initial = ScanPointers.Address(parts[5]);
+    private readonly struct BackwardWork(ScanInputs p, ScanGradients gradients) : ILaneWork
+    {
+        public void Run<TLane>(int task)
+            where TLane : struct, ILane<TLane>
+        {
+            var (row, group) = (task / p.Sizes.Groups, task % p.Sizes.Groups);
+            switch (p.B.PerChannel, p.C.PerChannel)
+            {
+                case (false, false):
+                    ScanKernel<TLane, SharedMatrix<TLane>, SharedMatrix<TLane>>.Backward(p, gradients, row, group);
+                    break;
+                case (true, false):
+                    ScanKernel<TLane, ChannelMatrix<TLane>, SharedMatrix<TLane>>.Backward(p, gradients, row, group);
+                    break;
+                case (false, true):
+                    ScanKernel<TLane, SharedMatrix<TLane>, ChannelMatrix<TLane>>.Backward(p, gradients, row, group);
+                    break;
+                default:
+                    ScanKernel<TLane, ChannelMatrix<TLane>, ChannelMatrix<TLane>>.Backward(p, gradients, row, group);
+                    break;
+            }
+        }
+    }
 }

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Hybrid.Kernels.Cpu;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -7,108 +6,113 @@ namespace Hybrid.Kernels;
 
 public static partial class SelectiveScan
 {
-    /// <summary>
-    /// True where the SIMD recurrence can run; otherwise <paramref name="reason"/> says why not. It covers float32 on CPU with B and C
-    /// shared by all channels.
-    /// </summary>
-    internal static bool CanRunOnCpu(Tensor u, bool channelsShareMatrices, bool packed, out string reason)
+    /// <summary>The name of the SIMD kernel in logs and metrics.</summary>
+    internal const string CpuKernel = "SelectiveScan.Cpu";
+
+    /// <summary>True where the SIMD kernel can run on tensors like <paramref name="u"/>; otherwise <paramref name="reason"/> says why not.</summary>
+    internal static bool CanRunOnCpu(Tensor u, out string reason)
     {
-        reason = (KernelDispatcher.ReferenceOnly, u.device_type, u.dtype, channelsShareMatrices, packed) switch
+        reason = (KernelDispatcher.ReferenceOnly, u.device_type, u.dtype) switch
         {
-            (true, _, _, _, _) => "HYBRID_KERNELS=reference",
-            (_, not DeviceType.CPU, _, _, _) => $"the tensors are on {u.device_type}",
-            (_, _, not ScalarType.Float32, _, _) => $"the tensors are {u.dtype}",
-            (_, _, _, false, _) => "B or C differs between channels",
-            (_, _, _, _, true) => "rows are packed",
+            (true, _, _) => "HYBRID_KERNELS=reference",
+            (_, not DeviceType.CPU, _) => $"the tensors are on {u.device_type}",
+            (_, _, not (ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16)) => $"the tensors are {u.dtype}",
             _ => "",
         };
-        return reason.Length == 0;
+        return reason.Length == 0 && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
     }
 
-    /// <summary>
-    /// The scan with the recurrence as one SIMD pass over time. Step sizes, skip and gate, which have no factor N, stay tensor operations.
-    /// </summary>
+    /// <summary>The whole scan as one SIMD pass over time, in float32 whatever the inputs are.</summary>
     internal static (Tensor Y, Tensor FinalState) Cpu(
-        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, bool deltaSoftplus, Tensor? initialState, Tensor? mask,
-        bool stateGradient = true)
+        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, ScanSteps steps, Tensor? initialState, Tensor? mask,
+        Tensor? restart, bool stateGradient = true)
     {
-        var step = StepSizes(delta, deltaBias, deltaSoftplus, mask);
-        var initial = initialState?.contiguous() ?? zeros([u.size(0), A.size(0), A.size(1)], dtype: ScalarType.Float32);
-        Tensor[] inputs = [u.contiguous(), step.contiguous(), A.contiguous(), B.contiguous(), C.contiguous(), initial];
-        var constant = stateGradient ? null : empty_like(initial);
-        var results = Recurrence.apply(constant is null ? inputs : [.. inputs, constant]);
-        var y = D is null ? results[0] : results[0].addcmul(u, D, 1);
-        return (z is null ? y : y * z.silu(), constant ?? results[1]);
+        var x = new ScanTensors(
+            Rows(u), Rows(delta), Whole(A)!, Matrix(B), Matrix(C), Whole(D), z is null ? null : Rows(z), Whole(deltaBias), Whole(initialState),
+            mask?.to_type(ScalarType.Bool).contiguous(), restart?.to_type(ScalarType.Bool).contiguous(), steps);
+        var sizes = new ScanSizes(x);
+        var final = empty([sizes.Batch, sizes.Channels, sizes.StateSize], dtype: ScalarType.Float32);
+        if (!is_grad_enabled() || !x.All.Any(tensor => tensor?.requires_grad == true))
+        {
+            return (ScanOnCpu.Forward(x, sizes, final, null).to_type(u.dtype), final);
+        }
+
+        var results = Recorded.apply([new ScanCall(x, final, stateGradient), .. x.All.Where(tensor => tensor is not null).Cast<object>()]);
+        return (results[0].to_type(u.dtype), stateGradient ? results[1] : final);
+
+        static Tensor Rows(Tensor rows) => RowView.Of(rows.to_type(ScalarType.Float32));
+
+        static Tensor? Whole(Tensor? tensor) => tensor?.to_type(ScalarType.Float32).contiguous();
+
+        static Tensor Matrix(Tensor matrix) => matrix.Dimensions == 2 ? Whole(matrix)! : Rows(matrix);
     }
 
+    /// <summary>What the recorded scan gets besides its tensors, which it needs as arguments of their own.</summary>
+    private sealed record ScanCall(ScanTensors Tensors, Tensor Final, bool StateGradient);
+
+    /// <summary>Which tensors of a scan there are, and its step sizes: what the backward pass finds the saved tensors by.</summary>
+    private sealed record ScanLayout(bool[] Present, ScanSteps Steps);
+
     /// <summary>
-    /// h_t = exp(step_t A) h_(t-1) + step_t u_t B_t, y_t = C_t h_t. The backward pass recomputes the states chunk by chunk from those
-    /// kept at chunk boundaries, so that [B, T, E, N] is never stored. The final state is the second output, or, where a seventh argument
-    /// is given to hold it, a constant: TorchSharp never takes an output without gradient out of its count of tensors.
+    /// The scan with a backward pass that keeps the inputs and the states at chunk boundaries. The final state is an output only where it
+    /// can receive a gradient: TorchSharp never takes an output without gradient out of its count of tensors.
     /// </summary>
-    private sealed class Recurrence : autograd.MultiTensorFunction<Recurrence>
+    private sealed class Recorded : autograd.MultiTensorFunction<Recorded>
     {
-        public override string Name => "SelectiveScanRecurrence";
+        public override string Name => "SelectiveScan";
 
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
-            var inputs = vars.Take(6).Cast<Tensor>().ToArray();
-            var constant = vars.Length > 6 ? (Tensor)vars[6] : null;
-            var sizes = new ScanSizes(inputs[0].shape, inputs[2].size(1));
-            var y = empty([sizes.Batch, sizes.Time, sizes.Channels], dtype: ScalarType.Float32);
-            var final = constant ?? empty([sizes.Batch, sizes.Channels, sizes.StateSize], dtype: ScalarType.Float32);
+            var call = (ScanCall)vars[0];
+            var x = call.Tensors;
+            var sizes = new ScanSizes(x);
             var boundaries = empty(sizes.BoundaryCount, dtype: ScalarType.Float32);
-            ScanOnCpu.Forward(sizes, inputs, y, final, boundaries);
-            ctx.save_for_backward([.. inputs, boundaries]);
+            var y = ScanOnCpu.Forward(x, sizes, call.Final, boundaries);
+            ctx.save_for_backward([.. vars.Skip(1).Cast<Tensor>(), boundaries]);
+            ctx.save_data(nameof(ScanLayout), new ScanLayout([.. x.All.Select(tensor => tensor is not null)], x.Steps));
 
             // TorchSharp would make the zeros from tensors of the caller's scope, which may be gone by then.
             ctx.set_materialize_grads(false);
-            return constant is null ? [y, final] : [y];
+            return call.StateGradient ? [y, call.Final] : [y];
         }
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs)
         {
             using var scope = NewDisposeScope();
+            var layout = (ScanLayout)ctx.get_data(nameof(ScanLayout));
             var saved = ctx.get_saved_variables();
-            var sizes = new ScanSizes(saved[0].shape, saved[2].size(1));
-            var gradients = ScanOnCpu.Backward(
-                sizes, [.. saved.Take(6)], saved[6], OrZeros(grad_outputs[0], saved[0]), grad_outputs.Count == 1 ? zeros_like(saved[5]) : OrZeros(grad_outputs[1], saved[5]));
-            var received = gradients.Select(gradient => gradient.MoveToOuterDisposeScope());
-            return [.. grad_outputs.Count == 1 ? received.Append(null!) : received];
-
-            static Tensor OrZeros(Tensor gradient, Tensor like) => gradient.IsInvalid ? zeros_like(like) : gradient.contiguous();
+            var next = 0;
+            var x = ScanTensors.From([.. layout.Present.Select(present => present ? saved[next++] : null)], layout.Steps);
+            var sizes = new ScanSizes(x);
+            var gradY = grad_outputs[0].IsInvalid ? zeros([sizes.Batch, sizes.Time, sizes.Channels], dtype: ScalarType.Float32) : RowView.Of(grad_outputs[0]);
+            var gradFinal = grad_outputs.Count == 1 || grad_outputs[1].IsInvalid ? null : grad_outputs[1].contiguous();
+            var gradients = ScanOnCpu.Backward(x, sizes, saved[next], gradY, gradFinal);
+            return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
     }
-}
 
-/// <summary>Sizes of a scan, and how it is cut into work: channels into groups of 128, time into chunks of 32 steps.</summary>
-internal readonly struct ScanSizes
-{
-    public const int ChunkSteps = 32;
-    public const int GroupChannels = 128;
-
-    public ScanSizes(long[] input, long stateSize)
+    /// <summary>Results and gradients of a small ragged scan with everything in it, against the reference in float64.</summary>
+    private static string? CpuSelfTest()
     {
-        (Batch, Time, Channels) = ((int)input[0], (int)input[1], (int)input[2]);
-        StateSize = (int)stateSize;
-        Chunks = (Time + ChunkSteps - 1) / ChunkSteps;
-        Groups = (Channels + GroupChannels - 1) / GroupChannels;
+        using var scope = NewDisposeScope();
+        const long batch = 2, time = 35, channels = 19, n = 3;
+        Tensor[] inputs =
+        [
+            SelfTest.Values(1, 1, batch, time, channels), SelfTest.Values(2, 2, batch, time, channels), SelfTest.Values(3, 1, channels, n).exp().neg(),
+            SelfTest.Values(4, 1, batch, time, n), SelfTest.Values(5, 1, batch, time, n), SelfTest.Values(6, 1, channels),
+            SelfTest.Values(7, 3, batch, time, channels), SelfTest.Values(8, 1, channels), SelfTest.Values(9, 1, batch, channels, n),
+        ];
+        var (steps, upstream) = (new ScanSteps(true, null, null), SelfTest.Values(10, 1, batch, time, channels));
+        var fast = Results(ScalarType.Float32, x => Cpu(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], steps, x[8], null, null));
+        var reference = Results(ScalarType.Float64, x => Reference(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], steps, x[8], null, null));
+        return SelfTest.Compare(reference, fast, 1e-4);
+
+        List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor Y, Tensor State)> scan)
+        {
+            var x = inputs.Select(input => input.to_type(dtype).clone().requires_grad_(true)).ToArray();
+            var (y, state) = scan(x);
+            ((y * upstream.to_type(dtype)).sum() + state.sum()).backward();
+            return [y.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
+        }
     }
-
-    public int Batch { get; }
-
-    public int Time { get; }
-
-    public int Channels { get; }
-
-    public int StateSize { get; }
-
-    public int Chunks { get; }
-
-    public int Groups { get; }
-
-    /// <summary>Floats of one group's states at chunk boundaries: [chunks, blocks, N, lanes], padded to whole groups.</summary>
-    public long BoundaryStride => (long)Chunks * StateSize * GroupChannels;
-
-    public long BoundaryCount => BoundaryStride * Groups * Batch;
 }

@@ -12,7 +12,7 @@ public static partial class SelectiveScan
     /// most 1, so no step size can overflow. <paramref name="linear"/>: all of time is one chunk, one step after the other.
     /// </summary>
     internal static (Tensor Y, Tensor FinalState) Reference(
-        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, bool deltaSoftplus, Tensor? initialState, Tensor? mask, Tensor? restart,
+        Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, ScanSteps steps, Tensor? initialState, Tensor? mask, Tensor? restart,
         bool linear = false)
     {
         var dtype = u.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
@@ -21,12 +21,12 @@ public static partial class SelectiveScan
         var input = u.to_type(dtype);
         var chunks = new TimeChunks(batch, time, linear ? time : (long)Math.Ceiling(Math.Sqrt(time)));
 
-        var step = StepSizes(delta.to_type(dtype), deltaBias?.to_type(dtype), deltaSoftplus, mask);
-        var steps = chunks.Split(step);                                                  // [L, G, E], L steps of G = B * chunks rows
-        var decay = (steps.unsqueeze(-1) * A.to_type(dtype)).exp();                      // [L, G, E, N]
+        var step = StepSizes(delta.to_type(dtype), deltaBias?.to_type(dtype), steps, mask);
+        var chunked = chunks.Split(step);                                                 // [L, G, E], L steps of G = B * chunks rows
+        var decay = (chunked.unsqueeze(-1) * A.to_type(dtype)).exp();                      // [L, G, E, N]
         if (restart is not null)
         {
-            decay = decay * chunks.Split(restart.logical_not().to_type(dtype).unsqueeze(-1)).unsqueeze(-1);
+            decay = decay * chunks.Split(restart.unsqueeze(-1)).logical_not().to_type(dtype).unsqueeze(-1);
         }
 
         var driven = chunks.Split(step * input).unsqueeze(-1) * PerChannel(B.to_type(dtype), chunks, channels);
@@ -58,14 +58,17 @@ public static partial class SelectiveScan
         return (y.to_type(u.dtype), finalState);
     }
 
-    /// <summary>softplus(delta + bias), zero at padding: a step of zero keeps the state and adds nothing.</summary>
-    private static Tensor StepSizes(Tensor delta, Tensor? bias, bool softplus, Tensor? mask)
+    /// <summary>softplus(delta + bias) within its limits, zero at padding: a step of zero keeps the state and adds nothing.</summary>
+    private static Tensor StepSizes(Tensor delta, Tensor? bias, ScanSteps steps, Tensor? mask)
     {
         var step = bias is null ? delta : delta + bias;
-        if (softplus)
+        if (steps.Softplus)
         {
             step = step.softplus();
         }
+
+        step = steps.Min is { } min ? step.clamp_min(min) : step;
+        step = steps.Max is { } max ? step.clamp_max(max) : step;
 
         return mask is null ? step : step.masked_fill(mask.logical_not().unsqueeze(-1), 0);
     }

@@ -26,8 +26,10 @@ public static partial class SelectiveScan
     /// the graph.
     /// </param>
     /// <param name="scanType">How the recurrence runs; all give the same numbers. A fused kernel that cannot run says so in the log.</param>
+    /// <param name="deltaMin">Lower bound of the step sizes, after bias and softplus; null means none.</param>
+    /// <param name="deltaMax">Upper bound of the step sizes, not below the lower one; null means none.</param>
     /// <returns>Output [B, T, E] in the dtype of <paramref name="u"/>, and the state after the last step [B, E, N].</returns>
-    /// <exception cref="ArgumentException">A shape does not fit.</exception>
+    /// <exception cref="ArgumentException">A shape does not fit, or the limits cross.</exception>
     public static (Tensor Y, Tensor FinalState) Apply(
         Tensor u,
         Tensor delta,
@@ -42,14 +44,22 @@ public static partial class SelectiveScan
         Tensor? mask = null,
         Tensor? restart = null,
         bool stateGradient = true,
-        ScanType scanType = ScanType.Auto)
+        ScanType scanType = ScanType.Auto,
+        double? deltaMin = null,
+        double? deltaMax = null)
     {
         Validate(u, delta, A, B, C, D, z, deltaBias, initialState, mask, restart);
-        using var scope = NewDisposeScope();
-        var (y, state) = Resolve(scanType, u, B.dim() == 3 && C.dim() == 3, restart is not null) switch
+        if (deltaMin > deltaMax)
         {
-            ScanType.Fused => Cpu(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, stateGradient),
-            var plain => Reference(u, delta, A, B, C, D, z, deltaBias, deltaSoftplus, initialState, mask, restart, linear: plain == ScanType.Linear),
+            throw new ArgumentException($"SelectiveScan: deltaMax must be at least deltaMin, {deltaMin}; got {deltaMax}.", nameof(deltaMax));
+        }
+
+        using var scope = NewDisposeScope();
+        var steps = new ScanSteps(deltaSoftplus, deltaMin, deltaMax);
+        var (y, state) = Resolve(scanType, u) switch
+        {
+            ScanType.Fused => Cpu(u, delta, A, B, C, D, z, deltaBias, steps, initialState, mask, restart, stateGradient),
+            var plain => Reference(u, delta, A, B, C, D, z, deltaBias, steps, initialState, mask, restart, linear: plain == ScanType.Linear),
         };
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
@@ -57,21 +67,19 @@ public static partial class SelectiveScan
     /// <summary>The form that runs: linear, associative or fused.</summary>
     /// <param name="scanType">What was asked for.</param>
     /// <param name="u">Input [B, T, E], for its device and dtype.</param>
-    /// <param name="channelsShareMatrices">True where B and C are the same for all channels.</param>
-    /// <param name="packed">True where rows are packed.</param>
-    internal static ScanType Resolve(ScanType scanType, Tensor u, bool channelsShareMatrices, bool packed)
+    internal static ScanType Resolve(ScanType scanType, Tensor u)
     {
         if (scanType is ScanType.Linear or ScanType.Associative)
         {
             return scanType;
         }
 
-        if (CanRunOnCpu(u, channelsShareMatrices, packed, out var reason))
+        if (CanRunOnCpu(u, out var reason))
         {
             return ScanType.Fused;
         }
 
-        KernelDispatcher.Refused("SelectiveScan.Cpu", reason);
+        KernelDispatcher.Refused(CpuKernel, reason);
         return ScanType.Associative;
     }
 
