@@ -47,6 +47,12 @@ public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
     /// <summary>The activation of the output.</summary>
     public Activation Activation { get; }
 
+    /// <summary>Taps [E, 1, W], oldest first.</summary>
+    internal Parameter Weight => weight;
+
+    /// <summary>Bias [E], or null.</summary>
+    internal Parameter? Bias => bias;
+
     /// <summary>Convolves without carrying state.</summary>
     /// <param name="input">[B, T, E].</param>
     /// <returns>[B, T, E].</returns>
