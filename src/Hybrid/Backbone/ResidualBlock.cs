@@ -28,7 +28,7 @@ public sealed record BlockOptions
     /// <summary>
     /// Keeps only the input of the block between forward and backward, which computes the block again (Chen et al., arXiv 1604.06174): less
     /// memory for about a third more time, the same gradients. Default false. Only while autograd records; a block then takes no state,
-    /// and no router can be in it, which might route the second run another way.
+    /// and no router or parallel hybrid can be in it, which might take another way the second time.
     /// </summary>
     public bool UseGradientCheckpointing { get; init; }
 
@@ -104,10 +104,10 @@ public sealed class ResidualBlock : SequenceMixer
         feedForwardNorm = feedForward is null ? null : new RmsNorm(Width, options.NormEps);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         RegisterComponents();
-        if (checkpointed && modules().OfType<HybridAttention>().Any())
+        if (checkpointed && modules().Any(module => module is HybridAttention or ParallelHybrid))
         {
             throw new ArgumentException(
-                "ResidualBlock: gradient checkpointing runs a block twice, and a router would count twice and might route the second run another way; leave one out.");
+                "ResidualBlock: gradient checkpointing runs a block twice, and a router or a parallel hybrid would count and add its losses twice and might take another way the second time; leave one out.");
         }
     }
 

@@ -282,15 +282,13 @@ public class CustomFunctionTests
             Enumerable.Range(1, (int)ctx.get_data("count")).Select(i => grad_output * i).ToList();
     }
 
-    /// <summary>A limit of the shim alone; TorchSharp has none.</summary>
     [Fact]
-    public void SixteenTensorsAreTheMost()
+    public void AFunctionTakesAnyNumberOfTensors()
     {
         using var scope = NewDisposeScope();
-        var inputs = Enumerable.Range(0, 17).Select(_ => tensor(1.0, requires_grad: true)).ToArray();
-        SumOfAll.apply(inputs[..16]).backward();
-        for (var i = 0; i < 16; i++) Expect.Values(inputs[i].grad!, i + 1);
-        Assert.Contains("16", Assert.Throws<ExternalException>(() => SumOfAll.apply(inputs)).Message);
+        var inputs = Enumerable.Range(0, 40).Select(_ => tensor(1.0, requires_grad: true)).ToArray();
+        SumOfAll.apply(inputs).backward();
+        for (var i = 0; i < inputs.Length; i++) Expect.Values(inputs[i].grad!, i + 1);
     }
 
     /// <summary>Runs a backward pass of its own, as recomputation does.</summary>

@@ -206,11 +206,13 @@ public class GradientCheckpointTests
     }
 
     [Fact]
-    public void ARouterIsRefused()
+    public void LayersThatChooseAndCountAreRefused()
     {
-        var error = Assert.Throws<ArgumentException>(
-            () => new ResidualBlock(new HybridAttention(16), new BlockOptions { UseGradientCheckpointing = true }));
-        Assert.Contains("a router would count twice", error.Message, StringComparison.Ordinal);
+        foreach (var mixer in new SequenceMixer[] { new HybridAttention(16), new ParallelHybrid(16) })
+        {
+            var error = Assert.Throws<ArgumentException>(() => new ResidualBlock(mixer, new BlockOptions { UseGradientCheckpointing = true }));
+            Assert.Contains("would count and add its losses twice", error.Message, StringComparison.Ordinal);
+        }
     }
 
     private static HybridBackbone Backbone(string mixer, BlockOptions blocks, object? options = null)
