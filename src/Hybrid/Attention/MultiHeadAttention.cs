@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using Hybrid.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -221,8 +222,8 @@ public sealed class MultiHeadAttention : SequenceMixer
 
         var asking = ReferenceEquals(queries, x) ? batch.Input : queries;
         var (query, gate) = ProjectQuery(asking, batch);                                 // [B, H, T, K], [B, T, H K]
-        var key = SplitHeads(keyProjection.call(batch.Input), keyValueHeads, batch);
-        var value = SplitHeads(valueProjection.call(batch.Input), keyValueHeads, batch);
+        var key = SplitHeads(LinearStep.Apply(keyProjection, batch.Input), keyValueHeads, batch);
+        var value = SplitHeads(LinearStep.Apply(valueProjection, batch.Input), keyValueHeads, batch);
         if (options.QkLayernorm)
         {
             query = functional.layer_norm(query, [headWidth], eps: QueryKeyNormEpsilon);
@@ -235,13 +236,13 @@ public sealed class MultiHeadAttention : SequenceMixer
 
         var joined = CachedAttention.Apply(query, key, value, options, rotary, batch, context, state, training);
         joined = gate is null ? joined : joined * gate.sigmoid();
-        return batch.End(outProjection.call(joined)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, joined)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Queries, and with an output gate what stands beside each head's query.</summary>
     private (Tensor Query, Tensor? Gate) ProjectQuery(Tensor asking, MixerBatch batch)
     {
-        var projected = queryProjection.call(asking);
+        var projected = LinearStep.Apply(queryProjection, asking);
         if (!options.UseOutputGate)
         {
             return (SplitHeads(projected, heads, batch), null);

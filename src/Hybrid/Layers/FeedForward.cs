@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -105,7 +106,7 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor input)
     {
         using var scope = NewDisposeScope();
-        var inner = up.call(input);
+        var inner = LinearStep.Apply(up, input);
         inner = options.Kind switch
         {
             FeedForwardKind.Gelu => inner.gelu(),
@@ -113,10 +114,10 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
             FeedForwardKind.GegluTanh => Gate(input).gelu(GELU.Approximate.tanh) * inner,
             _ => Gate(input).silu() * inner,
         };
-        var output = down.call(inner);
+        var output = LinearStep.Apply(down, inner);
         return (options.OutputMultiplier == 1 ? output : output * options.OutputMultiplier).MoveToOuterDisposeScope();
     }
 
     private Tensor Gate(Tensor input) =>
-        options.GateMultiplier == 1 ? gate!.call(input) : gate!.call(input) * options.GateMultiplier;
+        options.GateMultiplier == 1 ? LinearStep.Apply(gate!, input) : LinearStep.Apply(gate!, input) * options.GateMultiplier;
 }

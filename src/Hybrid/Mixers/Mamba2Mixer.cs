@@ -264,13 +264,13 @@ public sealed class Mamba2Mixer : SequenceMixer
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(outProjection.call(gated)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, gated)).MoveToOuterDisposeScope();
     }
 
     /// <summary>The input projection [B, T, 2 E + 2 G N + H] with the multipliers of its input and its parts.</summary>
     private Tensor Project(Tensor x)
     {
-        var projected = inProjection.call(options.InputMultiplier == 1 ? x : x * options.InputMultiplier);
+        var projected = LinearStep.Apply(inProjection, options.InputMultiplier == 1 ? x : x * options.InputMultiplier);
         if (options.ProjectionMultipliers is not { } multipliers)
         {
             return projected;

@@ -1,5 +1,6 @@
 using Hybrid.Attention;
 using Hybrid.Backbone;
+using Hybrid.Kernels;
 using Hybrid.Layers;
 using Hybrid.Mixers;
 using Hybrid.Routing;
@@ -198,7 +199,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
 
     private Tensor Head(Tensor hidden)
     {
-        var logits = head?.call(hidden) ?? functional.linear(hidden, embedding.Weight);
+        var logits = head is null ? LinearStep.Linear(hidden, embedding.Weight) : LinearStep.Apply(head, hidden);
         logits = Options.LogitsMultiplier == 1 ? logits : logits * Options.LogitsMultiplier;
         return Options.LogitsSoftCap is { } cap ? (logits / cap).tanh() * cap : logits;
     }
