@@ -20,7 +20,7 @@ public class MambaBlockBenchmarks
     // Input, x and B C dt, step sizes, output: rows and columns of the weights.
     private static readonly (long Out, long In)[] Shapes = [(3072, 768), (80, 1536), (1536, 48), (768, 1536)];
 
-    private MambaMixer mixer = null!;
+    private SequenceMixer mixer = null!;
     private Linear[] products = [];
     private Tensor[] inputs = [];
     private Tensor[] upstream = [];
@@ -32,7 +32,7 @@ public class MambaBlockBenchmarks
     public void Setup()
     {
         manual_seed(2);
-        mixer = new MambaMixer(Width);
+        mixer = Block();
         products = [.. Shapes.Select(shape => nn.Linear(shape.In, shape.Out, hasBias: false))];
         inputs = [.. Shapes.Select(shape => randn(1, Time, shape.In).requires_grad_(true))];
         upstream = [.. Shapes.Select(shape => randn(1, Time, shape.Out))];
@@ -83,4 +83,6 @@ public class MambaBlockBenchmarks
         using var scope = NewDisposeScope();
         mixer.forward(inputs[0], MixerContext.None).backward([upstream[^1]]);
     }
+
+    private static MambaMixer Block() => new(Width);
 }
