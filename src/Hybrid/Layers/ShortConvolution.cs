@@ -50,6 +50,12 @@ public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
     /// <summary>False keeps to plain tensor operations. Default true.</summary>
     public bool UseFusedKernels { get; init; } = true;
 
+    /// <summary>Taps [E, 1, W], oldest first.</summary>
+    internal Parameter Weight => weight;
+
+    /// <summary>Bias [E], or null.</summary>
+    internal Parameter? Bias => bias;
+
     /// <summary>Convolves without carrying state.</summary>
     /// <param name="input">[B, T, E].</param>
     /// <returns>[B, T, E].</returns>

@@ -211,7 +211,13 @@ public sealed class MambaMixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<MambaState>(context.State, batch.Size);
 
-        var halves = inProjection.call(batch.Input).chunk(2, -1);                        // [B, T, E] each: x, z
+        var projected = LinearStep.Apply(inProjection, batch.Input);                     // [B, T, 2E]
+        if (state is not null && IsFusedStep(batch, state))
+        {
+            return Step(projected, batch, state).MoveToOuterDisposeScope();
+        }
+
+        var halves = projected.chunk(2, -1);                                             // [B, T, E] each: x, z
         var (convolved, window) = convolution.forward(halves[0], state?.Convolution, batch.Lengths, context.SequenceIds);
 
         var parts = xProjection.call(convolved).split([rank, options.DState, options.DState], -1);
@@ -226,7 +232,7 @@ public sealed class MambaMixer : SequenceMixer
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(outProjection.call(y)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, y)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Mixes a batch and says how.</summary>
@@ -247,6 +253,21 @@ public sealed class MambaMixer : SequenceMixer
 
     /// <summary>Cost of mixing T tokens like these, without state and packed rows.</summary>
     internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(SelectiveScan.Resolve(scanType, x));
+
+    private bool IsFusedStep(MixerBatch batch, MambaState state) =>
+        batch.Length == 1 && !is_grad_enabled() && scanType is ScanType.Auto or ScanType.Fused && !options.UseInnerNorms
+        && options.Activation is Activation.Silu or Activation.Identity && MambaStep.CanRun(batch.Input, state.Convolution, state.Recurrent);
+
+    /// <summary>One token: all between the projections in one kernel, in place on the state.</summary>
+    private Tensor Step(Tensor projected, MixerBatch batch, MambaState state)
+    {
+        var weights = new MambaStepWeights(
+            convolution.Weight, convolution.Bias, xProjection.weight, dtProjection.weight, dtProjection.bias!, decayLog, skip);
+        var limits = (options.DtLimitMin ?? 0, options.DtLimitMax ?? double.PositiveInfinity);
+        var y = MambaStep.Apply(projected, weights, state.Convolution, state.Recurrent, options.Activation == Activation.Silu, limits);
+        state.Advance(batch.Length, batch.Lengths);
+        return LinearStep.Apply(outProjection, y);
+    }
 
     /// <summary>A = -exp(A_log), [E, N], in the precision of the state.</summary>
     private Tensor Decay() => decayLog.to_type(StatePrecision.Of(decayLog.dtype)).exp().neg();

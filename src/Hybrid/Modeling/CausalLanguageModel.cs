@@ -1,5 +1,6 @@
 using Hybrid.Attention;
 using Hybrid.Backbone;
+using Hybrid.Kernels;
 using Hybrid.Layers;
 using Hybrid.Routing;
 using TorchSharp;
@@ -152,7 +153,7 @@ public sealed class CausalLanguageModel : Module<Tensor, Tensor>
         return backbone.forward(dropout?.call(embedded) ?? embedded, context, balanceLosses);
     }
 
-    private Tensor Head(Tensor hidden) => head?.call(hidden) ?? functional.linear(hidden, embedding.Weight);
+    private Tensor Head(Tensor hidden) => head is null ? LinearStep.Linear(hidden, embedding.Weight) : LinearStep.Apply(head, hidden);
 
     private static HybridBackbone BuildBackbone(LanguageModelOptions options)
     {

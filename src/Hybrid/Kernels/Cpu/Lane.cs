@@ -19,6 +19,9 @@ internal unsafe interface ILane<TSelf>
 
     static abstract TSelf Load(float* source);
 
+    /// <summary>bfloat16 values, which are the upper halves of float32 ones.</summary>
+    static abstract TSelf LoadBFloat16(ushort* source);
+
     static abstract void Store(TSelf value, float* target);
 
     static abstract TSelf operator +(TSelf left, TSelf right);
@@ -63,6 +66,9 @@ internal readonly unsafe struct Lane512(Vector512<float> value) : ILane<Lane512>
     public static Lane512 Broadcast(float value) => new(Vector512.Create(value));
 
     public static Lane512 Load(float* source) => new(Vector512.Load(source));
+
+    public static Lane512 LoadBFloat16(ushort* source) =>
+        new((Vector512.WidenLower(Vector512.Create(Vector256.Load(source), Vector256<ushort>.Zero)) << BFloat16.Shift).AsSingle());
 
     public static void Store(Lane512 value, float* target) => value.value.Store(target);
 
@@ -116,6 +122,9 @@ internal readonly unsafe struct Lane256(Vector256<float> value) : ILane<Lane256>
 
     public static Lane256 Load(float* source) => new(Vector256.Load(source));
 
+    public static Lane256 LoadBFloat16(ushort* source) =>
+        new((Vector256.WidenLower(Vector256.Create(Vector128.Load(source), Vector128<ushort>.Zero)) << BFloat16.Shift).AsSingle());
+
     public static void Store(Lane256 value, float* target) => value.value.Store(target);
 
     public static Lane256 operator +(Lane256 left, Lane256 right) => new(left.value + right.value);
@@ -162,6 +171,9 @@ internal readonly unsafe struct Lane128(Vector128<float> value) : ILane<Lane128>
     public static Lane128 Broadcast(float value) => new(Vector128.Create(value));
 
     public static Lane128 Load(float* source) => new(Vector128.Load(source));
+
+    public static Lane128 LoadBFloat16(ushort* source) =>
+        new((Vector128.WidenLower(Vector128.Create(Vector64.Load(source), Vector64<ushort>.Zero)) << BFloat16.Shift).AsSingle());
 
     public static void Store(Lane128 value, float* target) => value.value.Store(target);
 

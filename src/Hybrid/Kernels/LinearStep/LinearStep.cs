@@ -1,0 +1,128 @@
+using System.Runtime.Intrinsics;
+using Hybrid.Kernels.Cpu;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+/// <summary>
+/// A linear layer <c>y = x W^T + b</c> for decoding: for few rows of x its time is that of reading W once, which a matrix product does not
+/// reach. Float32 and bfloat16 on CPU, while autograd does not record; all else runs as a matrix product.
+/// </summary>
+public static unsafe class LinearStep
+{
+    /// <summary>Above this the arithmetic takes longer than the reading, and a matrix product is the better choice.</summary>
+    private const long MaxRows = 8;
+
+    /// <summary>Applies a layer.</summary>
+    /// <param name="layer">W [O, K] and its bias [O] or none.</param>
+    /// <param name="x">[..., K], in the dtype of the weights.</param>
+    /// <returns>[..., O].</returns>
+    public static Tensor Apply(Linear layer, Tensor x) => Runs(x) && Apply(x, layer.weight, layer.bias) is { } y ? y : layer.call(x);
+
+    /// <summary>Applies weights.</summary>
+    /// <param name="x">[..., K].</param>
+    /// <param name="weight">W [O, K], in the dtype of <paramref name="x"/>.</param>
+    /// <param name="bias">b [O], or null.</param>
+    /// <returns>[..., O].</returns>
+    public static Tensor Linear(Tensor x, Tensor weight, Tensor? bias = null) =>
+        Runs(x) && Apply(x, weight, bias) is { } y ? y : nn.functional.linear(x, weight, bias);
+
+    private static bool Runs(Tensor x) =>
+        !is_grad_enabled() && !KernelDispatcher.ReferenceOnly && x.device_type == DeviceType.CPU && x.dtype is ScalarType.Float32 or ScalarType.BFloat16;
+
+    /// <summary>Null where shapes or dtypes are none for this kernel; the matrix product says what is wrong with them, if anything is.</summary>
+    private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias)
+    {
+        var shape = x.shape;
+        var matrix = weight.shape;
+        if (shape.Length == 0 || matrix.Length != 2 || shape[^1] != matrix[1] || matrix[1] == 0)
+        {
+            return null;
+        }
+
+        var rows = 1L;
+        foreach (var size in shape.AsSpan(0, shape.Length - 1))
+        {
+            rows *= size;
+        }
+
+        var dtype = x.dtype;
+        if (rows is < 1 or > MaxRows || weight.dtype != dtype || weight.device_type != DeviceType.CPU || !weight.is_contiguous()
+            || (bias is not null && (bias.dtype != dtype || bias.dim() != 1 || bias.size(0) != matrix[0])))
+        {
+            return null;
+        }
+
+        shape[^1] = matrix[0];
+        return dtype == ScalarType.Float32
+            ? RunFloat32(x, weight, bias, shape, (int)rows)
+            : RunBFloat16(x, weight, bias, shape, (int)rows);
+    }
+
+    private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows)
+    {
+        using var contiguous = x.contiguous();
+        var y = empty(shape, dtype: ScalarType.Float32);
+        Run<Float32Weights>(new LinearStepSizes
+        {
+            Input = (float*)TensorMemory.Address(contiguous),
+            Weights = TensorMemory.Address(weight),
+            Bias = bias is null ? null : (float*)TensorMemory.Address(bias),
+            Output = (float*)TensorMemory.Address(y),
+            Rows = rows,
+            Width = (int)weight.size(1),
+            Outputs = (int)shape[^1],
+        });
+        KeepAlive(contiguous, weight, bias, y);
+        return y;
+    }
+
+    /// <summary>The few rows of x, b and y become float32; W, which is what takes time, is read as it is.</summary>
+    private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows)
+    {
+        using var input = x.to_type(ScalarType.Float32).contiguous();
+        using var offset = bias?.to_type(ScalarType.Float32);
+        using var y = empty(shape, dtype: ScalarType.Float32);
+        Run<BFloat16Weights>(new LinearStepSizes
+        {
+            Input = (float*)TensorMemory.Address(input),
+            Weights = TensorMemory.Address(weight),
+            Bias = offset is null ? null : (float*)TensorMemory.Address(offset),
+            Output = (float*)TensorMemory.Address(y),
+            Rows = rows,
+            Width = (int)weight.size(1),
+            Outputs = (int)shape[^1],
+        });
+        KeepAlive(input, weight, offset, y);
+        return y.to_type(ScalarType.BFloat16);
+    }
+
+    /// <summary>The kernel itself, for callers that hold addresses.</summary>
+    internal static void Run<TWeights>(LinearStepSizes sizes)
+        where TWeights : struct, IStoredWeights
+    {
+        var parts = sizes.Parts(TWeights.Size);
+        if (Vector512.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new LinearStepKernel<Lane512, TWeights>(sizes), parts);
+        }
+        else if (Vector256.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new LinearStepKernel<Lane256, TWeights>(sizes), parts);
+        }
+        else
+        {
+            WorkerTeam.Run(new LinearStepKernel<Lane128, TWeights>(sizes), parts);
+        }
+    }
+
+    private static void KeepAlive(Tensor input, Tensor weight, Tensor? bias, Tensor output)
+    {
+        GC.KeepAlive(input);
+        GC.KeepAlive(weight);
+        GC.KeepAlive(bias);
+        GC.KeepAlive(output);
+    }
+}

@@ -1,0 +1,130 @@
+using System.Runtime.Intrinsics;
+using Hybrid.Kernels.Cpu;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+/// <summary>The weights of a Mamba layer that a decoding step reads.</summary>
+/// <param name="ConvolutionWeight">Taps [E, 1, W].</param>
+/// <param name="ConvolutionBias">Bias [E], or null.</param>
+/// <param name="PartsWeight">W_x [R + 2N, E].</param>
+/// <param name="StepWeight">W_dt [E, R].</param>
+/// <param name="StepBias">b_dt [E].</param>
+/// <param name="DecayLog">A_log [E, N].</param>
+/// <param name="Skip">D [E].</param>
+internal readonly record struct MambaStepWeights(
+    Tensor ConvolutionWeight, Tensor? ConvolutionBias, Tensor PartsWeight, Tensor StepWeight, Tensor StepBias, Tensor DecayLog, Tensor Skip);
+
+/// <summary>
+/// One token of a Mamba layer between its two projections, in place on the state: convolution, SiLU, W_x, step sizes, recurrence, skip
+/// and gate in three passes over the channels, where the composed form makes some forty tensors.
+/// </summary>
+internal static unsafe class MambaStep
+{
+    /// <summary>True where the step can run: float32 on CPU, the state in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
+    public static bool CanRun(Tensor x, Tensor window, Tensor state)
+    {
+        var reason = (KernelDispatcher.ReferenceOnly, x.device_type, x.dtype) switch
+        {
+            (true, _, _) => "HYBRID_KERNELS=reference",
+            (_, not DeviceType.CPU, _) => $"the tensors are on {x.device_type}",
+            (_, _, not ScalarType.Float32) => $"the tensors are {x.dtype}",
+            _ when !window.is_contiguous() || !state.is_contiguous() => "the state is not contiguous",
+            _ => "",
+        };
+        if (reason.Length > 0)
+        {
+            KernelDispatcher.Refused("MambaStep", reason);
+        }
+
+        return reason.Length == 0;
+    }
+
+    /// <summary>Runs the step.</summary>
+    /// <param name="projected">[x; z] = W_in u, [B, 1, 2E].</param>
+    /// <param name="weights">The layer, contiguous float32.</param>
+    /// <param name="window">The window of the convolution [B, W - 1, E]; moved up by one input.</param>
+    /// <param name="state">The state h [B, E, N]; advanced.</param>
+    /// <param name="silu">True for SiLU after the convolution, false for nothing.</param>
+    /// <param name="stepLimits">Smallest and largest step size.</param>
+    /// <returns>y [B, 1, E], in the current dispose scope.</returns>
+    public static Tensor Apply(Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits)
+    {
+        using var scope = NewDisposeScope();
+        var shape = state.shape;
+        var (batch, channels, stateSize) = ((int)shape[0], (int)shape[1], (int)shape[2]);
+        var rank = (int)weights.StepWeight.size(1);
+        Tensor[] inputs =
+        [
+            projected.contiguous(), weights.ConvolutionWeight.contiguous(), weights.PartsWeight.contiguous(), weights.StepWeight.contiguous(),
+            weights.StepBias.contiguous(), weights.DecayLog.contiguous(), weights.Skip.contiguous(),
+        ];
+        var bias = weights.ConvolutionBias?.contiguous();
+        var y = empty([batch, 1, channels], dtype: ScalarType.Float32);
+        var scratch = empty((long)batch * (channels + rank + (2 * stateSize)), dtype: ScalarType.Float32);
+        var convolved = Address(scratch);
+        var sizes = new MambaStepSizes
+        {
+            Batch = batch,
+            Channels = channels,
+            StateSize = stateSize,
+            Rank = rank,
+            Taps = (int)window.size(1) + 1,
+            Silu = silu,
+            StepMin = (float)stepLimits.Min,
+            StepMax = (float)stepLimits.Max,
+            Projected = Address(inputs[0]),
+            Convolved = convolved,
+            Parts = convolved + ((long)batch * channels),
+            ConvolutionWeight = Address(inputs[1]),
+            ConvolutionBias = bias is null ? null : Address(bias),
+            StepWeight = Address(inputs[3]),
+            StepBias = Address(inputs[4]),
+            DecayLog = Address(inputs[5]),
+            Skip = Address(inputs[6]),
+            Window = Address(window),
+            State = Address(state),
+            Output = Address(y),
+        };
+        Run(sizes, Address(inputs[2]));
+        GC.KeepAlive(window);
+        GC.KeepAlive(state);
+        return y.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Registers hold states of one channel: the widest that N fills, so that few are left over.</summary>
+    private static void Run(MambaStepSizes sizes, float* partsWeight)
+    {
+        if (Vector512.IsHardwareAccelerated && sizes.StateSize % Lane512.Count == 0)
+        {
+            Run<Lane512>(sizes, partsWeight);
+        }
+        else if (Vector256.IsHardwareAccelerated && sizes.StateSize % Lane256.Count == 0)
+        {
+            Run<Lane256>(sizes, partsWeight);
+        }
+        else
+        {
+            Run<Lane128>(sizes, partsWeight);
+        }
+    }
+
+    private static void Run<TLane>(MambaStepSizes sizes, float* partsWeight)
+        where TLane : struct, ILane<TLane>
+    {
+        WorkerTeam.Run(new MambaConvolutionStep<TLane>(sizes), sizes.Batch * sizes.Groups);
+        LinearStep.Run<Float32Weights>(new LinearStepSizes
+        {
+            Input = sizes.Convolved,
+            Weights = (byte*)partsWeight,
+            Output = sizes.Parts,
+            Rows = sizes.Batch,
+            Width = sizes.Channels,
+            Outputs = sizes.PartWidth,
+        });
+        WorkerTeam.Run(new MambaScanStep<TLane>(sizes), sizes.Batch * sizes.Groups);
+    }
+
+    private static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);
+}
