@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -38,6 +39,11 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         if (input.shape is not [.., var last] || last != width)
         {
             throw new ArgumentException($"RmsNorm: the input must be [..., {width}]; got [{string.Join(", ", input.shape)}].", nameof(input));
+        }
+
+        if (RootMeanSquare.CanRun(input, weight))
+        {
+            return RootMeanSquare.Apply(input, weight, epsilon);
         }
 
         using var scope = NewDisposeScope();

@@ -212,9 +212,9 @@ public sealed class MambaMixer : SequenceMixer
         var state = RequireState<MambaState>(context.State, batch.Size);
 
         var projected = LinearStep.Apply(inProjection, batch.Input);                     // [B, T, 2E]
-        if (state is not null && IsFusedStep(batch, state))
+        if (Step(projected, batch, state) is { } step)
         {
-            return Step(projected, batch, state).MoveToOuterDisposeScope();
+            return LinearStep.Apply(outProjection, step).MoveToOuterDisposeScope();
         }
 
         var halves = projected.chunk(2, -1);                                             // [B, T, E] each: x, z
@@ -254,19 +254,26 @@ public sealed class MambaMixer : SequenceMixer
     /// <summary>Cost of mixing T tokens like these, without state and packed rows.</summary>
     internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(SelectiveScan.Resolve(scanType, x));
 
-    private bool IsFusedStep(MixerBatch batch, MambaState state) =>
-        batch.Length == 1 && !is_grad_enabled() && scanType is ScanType.Auto or ScanType.Fused && !options.UseInnerNorms
-        && options.Activation is Activation.Silu or Activation.Identity && MambaStep.CanRun(batch.Input, state.Convolution, state.Recurrent);
-
-    /// <summary>One token: all between the projections in one kernel, in place on the state.</summary>
-    private Tensor Step(Tensor projected, MixerBatch batch, MambaState state)
+    /// <summary>One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run.</summary>
+    private Tensor? Step(Tensor projected, MixerBatch batch, MambaState? state)
     {
+        if (state is null || batch.Length != 1 || is_grad_enabled() || scanType is not (ScanType.Auto or ScanType.Fused)
+            || options.UseInnerNorms || options.Activation is not (Activation.Silu or Activation.Identity))
+        {
+            return null;
+        }
+
         var weights = new MambaStepWeights(
             convolution.Weight, convolution.Bias, xProjection.weight, dtProjection.weight, dtProjection.bias!, decayLog, skip);
+        if (!MambaStep.CanRun(projected, weights, state.Convolution, state.Recurrent))
+        {
+            return null;
+        }
+
         var limits = (options.DtLimitMin ?? 0, options.DtLimitMax ?? double.PositiveInfinity);
         var y = MambaStep.Apply(projected, weights, state.Convolution, state.Recurrent, options.Activation == Activation.Silu, limits);
         state.Advance(batch.Length, batch.Lengths);
-        return LinearStep.Apply(outProjection, y);
+        return y;
     }
 
     /// <summary>A = -exp(A_log), [E, N], in the precision of the state.</summary>

@@ -50,7 +50,7 @@ public static unsafe class LinearStep
 
         var dtype = x.dtype;
         if (rows is < 1 or > MaxRows || weight.dtype != dtype || weight.device_type != DeviceType.CPU || !weight.is_contiguous()
-            || (bias is not null && (bias.dtype != dtype || bias.dim() != 1 || bias.size(0) != matrix[0])))
+            || (bias is not null && (bias.dtype != dtype || bias.device_type != DeviceType.CPU || bias.dim() != 1 || bias.size(0) != matrix[0])))
         {
             return null;
         }
@@ -63,28 +63,31 @@ public static unsafe class LinearStep
 
     private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows)
     {
-        using var contiguous = x.contiguous();
+        using var scope = NewDisposeScope();
+        var input = x.contiguous();
+        var offset = bias?.contiguous();
         var y = empty(shape, dtype: ScalarType.Float32);
         Run<Float32Weights>(new LinearStepSizes
         {
-            Input = (float*)TensorMemory.Address(contiguous),
+            Input = (float*)TensorMemory.Address(input),
             Weights = TensorMemory.Address(weight),
-            Bias = bias is null ? null : (float*)TensorMemory.Address(bias),
+            Bias = offset is null ? null : (float*)TensorMemory.Address(offset),
             Output = (float*)TensorMemory.Address(y),
             Rows = rows,
             Width = (int)weight.size(1),
             Outputs = (int)shape[^1],
         });
-        KeepAlive(contiguous, weight, bias, y);
-        return y;
+        KeepAlive(input, weight, offset, y);
+        return y.MoveToOuterDisposeScope();
     }
 
     /// <summary>The few rows of x, b and y become float32; W, which is what takes time, is read as it is.</summary>
     private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows)
     {
-        using var input = x.to_type(ScalarType.Float32).contiguous();
-        using var offset = bias?.to_type(ScalarType.Float32);
-        using var y = empty(shape, dtype: ScalarType.Float32);
+        using var scope = NewDisposeScope();
+        var input = x.to_type(ScalarType.Float32).contiguous();
+        var offset = bias?.to_type(ScalarType.Float32).contiguous();
+        var y = empty(shape, dtype: ScalarType.Float32);
         Run<BFloat16Weights>(new LinearStepSizes
         {
             Input = (float*)TensorMemory.Address(input),
@@ -96,7 +99,7 @@ public static unsafe class LinearStep
             Outputs = (int)shape[^1],
         });
         KeepAlive(input, weight, offset, y);
-        return y.to_type(ScalarType.BFloat16);
+        return y.to_type(ScalarType.BFloat16).MoveToOuterDisposeScope();
     }
 
     /// <summary>The kernel itself, for callers that hold addresses.</summary>

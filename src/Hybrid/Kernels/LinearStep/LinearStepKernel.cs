@@ -35,7 +35,7 @@ internal readonly unsafe struct BFloat16Weights : IStoredWeights
         where TLane : struct, ILane<TLane> => TLane.LoadBFloat16((ushort*)row + index);
 
     public static float Load(byte* row, int index) =>
-        BitConverter.Int32BitsToSingle(((ushort*)row)[index] << LaneMath.BFloat16Shift);
+        BitConverter.Int32BitsToSingle(((ushort*)row)[index] << BFloat16.Shift);
 }
 
 /// <summary>Sizes and addresses of y = x W^T + b: x [rows, K], W [outputs, K], b [outputs] or null, y [rows, outputs].</summary>

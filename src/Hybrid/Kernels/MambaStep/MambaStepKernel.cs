@@ -29,7 +29,8 @@ internal readonly unsafe struct MambaConvolutionStep<TLane>(MambaStepSizes sizes
 
         for (var i = 0; sizes.Silu && i < count; i += TLane.Count)
         {
-            TLane.Store(LaneMath.Silu(TLane.Load(y + i)), y + i);
+            var sum = TLane.Load(y + i);
+            TLane.Store(sum * LaneMath.Sigmoid(sum), y + i);
         }
 
         Copy(y, sizes.Convolved + ((long)row * sizes.Channels) + first, count);
@@ -77,7 +78,8 @@ internal readonly unsafe struct MambaScanStep<TLane>(MambaStepSizes sizes) : IPa
         for (var i = 0; i < count; i += TLane.Count)
         {
             var sum = TLane.MultiplyAdd(TLane.Load(skip + i), TLane.Load(x + i), TLane.Load(y + i));
-            TLane.Store(sum * LaneMath.Silu(TLane.Load(z + i)), y + i);
+            var gate = TLane.Load(z + i);
+            TLane.Store(sum * (gate * LaneMath.Sigmoid(gate)), y + i);
         }
 
         Copy(y, sizes.Output + ((long)row * sizes.Channels) + first, count);

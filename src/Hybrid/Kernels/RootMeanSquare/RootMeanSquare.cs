@@ -1,0 +1,145 @@
+using System.Runtime.Intrinsics;
+using Hybrid.Kernels.Cpu;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+/// <summary>
+/// The root-mean-square norm <c>y = x / sqrt(mean(x^2) + eps) * w</c> over the last dimension (Zhang and Sennrich, arXiv 1910.07467): one
+/// pass forward and one backward over the rows, which keep nothing but x. Float32 on CPU; differentiable once.
+/// </summary>
+internal static unsafe class RootMeanSquare
+{
+    /// <summary>True where the kernel can run. Otherwise the dispatcher logs why not.</summary>
+    public static bool CanRun(Tensor x, Tensor weight)
+    {
+        var reason = (KernelDispatcher.ReferenceOnly, x.device_type, x.dtype, weight.dtype) switch
+        {
+            (true, _, _, _) => "HYBRID_KERNELS=reference",
+            (_, not DeviceType.CPU, _, _) => $"the tensors are on {x.device_type}",
+            (_, _, not ScalarType.Float32, _) => $"the tensors are {x.dtype}",
+            (_, _, _, not ScalarType.Float32) => $"the weight is {weight.dtype}",
+            _ when weight.device_type != DeviceType.CPU => $"the weight is on {weight.device_type}",
+            _ => "",
+        };
+        if (reason.Length > 0)
+        {
+            KernelDispatcher.Refused("RootMeanSquare", reason);
+        }
+
+        return reason.Length == 0;
+    }
+
+    /// <summary>Normalises.</summary>
+    /// <param name="x">[..., width].</param>
+    /// <param name="weight">w [width].</param>
+    /// <param name="epsilon">Added to the mean square.</param>
+    /// <returns>The shape of <paramref name="x"/>, in the current dispose scope.</returns>
+    public static Tensor Apply(Tensor x, Tensor weight, double epsilon)
+    {
+        using var scope = NewDisposeScope();
+        var (input, scale) = (x.contiguous(), weight.contiguous());
+        var y = is_grad_enabled() ? Normalisation.apply(input, scale, epsilon) : Forward(input, scale, epsilon);
+        return y.MoveToOuterDisposeScope();
+    }
+
+    private static Tensor Forward(Tensor x, Tensor weight, double epsilon)
+    {
+        var y = empty_like(x);
+        var sizes = Sizes(x, weight, epsilon);
+        sizes.Output = Address(y);
+        if (Vector512.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new RootMeanSquareForward<Lane512>(sizes), sizes.Parts);
+        }
+        else if (Vector256.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new RootMeanSquareForward<Lane256>(sizes), sizes.Parts);
+        }
+        else
+        {
+            WorkerTeam.Run(new RootMeanSquareForward<Lane128>(sizes), sizes.Parts);
+        }
+
+        KeepAlive(x, weight, y, y);
+        return y;
+    }
+
+    /// <summary>Gradients of x and w. Parts sum the latter each for itself; the parts are added up in a fixed order.</summary>
+    private static (Tensor Input, Tensor Weight) Backward(Tensor x, Tensor weight, double epsilon, Tensor gradient)
+    {
+        var sizes = Sizes(x, weight, epsilon);
+        var (gradInput, parts) = (empty_like(x), empty([sizes.Parts, sizes.Width], dtype: ScalarType.Float32));
+        sizes.GradOutput = Address(gradient);
+        sizes.GradInput = Address(gradInput);
+        sizes.GradWeight = Address(parts);
+        if (Vector512.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new RootMeanSquareBackward<Lane512>(sizes), sizes.Parts);
+        }
+        else if (Vector256.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new RootMeanSquareBackward<Lane256>(sizes), sizes.Parts);
+        }
+        else
+        {
+            WorkerTeam.Run(new RootMeanSquareBackward<Lane128>(sizes), sizes.Parts);
+        }
+
+        KeepAlive(x, weight, gradient, gradInput);
+        return (gradInput, parts.sum(dim: 0));
+    }
+
+    private static RootMeanSquareSizes Sizes(Tensor x, Tensor weight, double epsilon)
+    {
+        var width = weight.size(0);
+        return new RootMeanSquareSizes
+        {
+            Input = Address(x),
+            Weight = Address(weight),
+            Rows = x.numel() / width,
+            Width = (int)width,
+            Epsilon = (float)epsilon,
+        };
+    }
+
+    private static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);
+
+    private static void KeepAlive(Tensor a, Tensor b, Tensor c, Tensor d)
+    {
+        GC.KeepAlive(a);
+        GC.KeepAlive(b);
+        GC.KeepAlive(c);
+        GC.KeepAlive(d);
+    }
+
+    private sealed class Normalisation : autograd.SingleTensorFunction<Normalisation>
+    {
+        private const string EpsilonKey = "epsilon";
+
+        public override string Name => nameof(RootMeanSquare);
+
+        public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            var (x, weight, epsilon) = ((Tensor)vars[0], (Tensor)vars[1], (double)vars[2]);
+            ctx.save_for_backward([x, weight]);
+            ctx.save_data(EpsilonKey, epsilon);
+            ctx.set_materialize_grads(false);
+            return Forward(x, weight, epsilon);
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+        {
+            if (grad_output.IsInvalid)
+            {
+                return [null!, null!, null!];
+            }
+
+            using var scope = NewDisposeScope();
+            var saved = ctx.get_saved_variables();
+            var (input, weight) = Backward(saved[0], saved[1], (double)ctx.get_data(EpsilonKey), grad_output.contiguous());
+            return [input.MoveToOuterDisposeScope(), weight.MoveToOuterDisposeScope(), null!];
+        }
+    }
+}
