@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -153,7 +154,7 @@ public sealed class MixedHeadAttention : SequenceMixer
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var heads = MixHeads(batch, context);
-        var y = dropout.call(outProjection.call(heads.reshape(batch.Size, batch.Length, Width)));
+        var y = dropout.call(LinearStep.Apply(outProjection, heads.reshape(batch.Size, batch.Length, Width)));
         if (options.Residual ?? options.Compat == MixedHeadCompat.Upstream)
         {
             y = batch.Input + y;
@@ -172,7 +173,7 @@ public sealed class MixedHeadAttention : SequenceMixer
 
         var state = RequireState<MixedHeadState>(context.State, batch.Size);
         state?.EnsureRoom(batch.Length, batch.Lengths);
-        var projected = inProjection.call(batch.Input).view(batch.Size, batch.Length, 3, headTypes.Length, headWidth);
+        var projected = LinearStep.Apply(inProjection, batch.Input).view(batch.Size, batch.Length, 3, headTypes.Length, headWidth);
         var pieces = new List<Tensor>();                                                 // [B, T, heads of a kind, K]
         if (attentionHeads.Length > 0)
         {

@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -179,9 +180,9 @@ public sealed class MultiHeadAttention : SequenceMixer
         state?.EnsureRoom(batch.Length, batch.Lengths);
 
         var asking = ReferenceEquals(queries, x) ? batch.Input : queries;
-        var query = SplitHeads(queryProjection.call(asking), heads, batch);              // [B, H, T, K]
-        var key = SplitHeads(keyProjection.call(batch.Input), keyValueHeads, batch);
-        var value = SplitHeads(valueProjection.call(batch.Input), keyValueHeads, batch);
+        var query = SplitHeads(LinearStep.Apply(queryProjection, asking), heads, batch); // [B, H, T, K]
+        var key = SplitHeads(LinearStep.Apply(keyProjection, batch.Input), keyValueHeads, batch);
+        var value = SplitHeads(LinearStep.Apply(valueProjection, batch.Input), keyValueHeads, batch);
         if (options.QkLayernorm)
         {
             query = functional.layer_norm(query, [headWidth], eps: QueryKeyNormEpsilon);
@@ -201,7 +202,7 @@ public sealed class MultiHeadAttention : SequenceMixer
         var mixed = ScaledDotProduct.Apply(query, allKeys, allValues, visible, options, training ? options.DropoutRate : 0);
         state?.Advance(key, value, batch.Lengths);
         var joined = mixed.transpose(1, 2).reshape(batch.Size, batch.Length, heads * headWidth);
-        return batch.End(outProjection.call(joined)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, joined)).MoveToOuterDisposeScope();
     }
 
     private Tensor SplitHeads(Tensor projected, long count, MixerBatch batch) =>

@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -81,13 +82,13 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor input)
     {
         using var scope = NewDisposeScope();
-        var inner = up.call(input);
+        var inner = LinearStep.Apply(up, input);
         inner = kind switch
         {
             FeedForwardKind.Gelu => inner.gelu(),
             FeedForwardKind.SquaredRelu => inner.relu().square(),
-            _ => gate!.call(input).silu() * inner,
+            _ => LinearStep.Apply(gate!, input).silu() * inner,
         };
-        return down.call(inner).MoveToOuterDisposeScope();
+        return LinearStep.Apply(down, inner).MoveToOuterDisposeScope();
     }
 }

@@ -173,7 +173,7 @@ public sealed class DeltaNetMixer : SequenceMixer
         var q = Features(queryProjection, queryConvolution, 0);                          // [B, T, H, K] each
         var k = Features(keyProjection, keyConvolution, 1);
         var v = Features(valueProjection, valueConvolution, 2);
-        var beta = betaProjection.call(batch.Input).sigmoid();                           // [B, T, H]
+        var beta = LinearStep.Apply(betaProjection, batch.Input).sigmoid();              // [B, T, H]
         if (options.AllowNegativeEigenvalues)
         {
             beta = beta * 2;
@@ -185,11 +185,11 @@ public sealed class DeltaNetMixer : SequenceMixer
 
         state?.Update(recurrent, [.. windows]);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(outProjection.call(outputNorm.call(o).flatten(2))).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, outputNorm.call(o).flatten(2))).MoveToOuterDisposeScope();
 
         Tensor Features(Linear projection, ShortConvolution? convolution, int place)
         {
-            var projected = projection.call(batch.Input);                                // [B, T, H K]
+            var projected = LinearStep.Apply(projection, batch.Input);                   // [B, T, H K]
             if (convolution is null)
             {
                 return Heads(projected.silu());

@@ -190,13 +190,13 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(outProjection.call(outputNorm.call(o, z).flatten(2))).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, outputNorm.call(o, z).flatten(2))).MoveToOuterDisposeScope();
     }
 
     /// <summary>The projection stores q, k, v and z of one key head after the other; the convolution wants all q, all k, all v.</summary>
     private (Tensor Mixed, Tensor Gate) Project(Tensor x)
     {
-        var parts = inProjection.call(x).unflatten(2, options.NumKeyHeads, -1)
+        var parts = LinearStep.Apply(inProjection, x).unflatten(2, options.NumKeyHeads, -1)
             .split([keyWidth, keyWidth, shared * valueWidth, shared * valueWidth], -1);
         return (cat([parts[0].flatten(2), parts[1].flatten(2), parts[2].flatten(2)], -1),
             parts[3].flatten(2).unflatten(2, valueHeads, valueWidth));
@@ -206,7 +206,7 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
     private (Tensor Beta, Tensor LogDecay) Gates(Tensor x)
     {
         var type = StatePrecision.Of(decayLog.dtype);
-        var parts = gateProjection.call(x).unflatten(2, options.NumKeyHeads, -1).split([shared, shared], -1);
+        var parts = LinearStep.Apply(gateProjection, x).unflatten(2, options.NumKeyHeads, -1).split([shared, shared], -1);
         var step = (parts[1].flatten(2).to_type(type) + stepBias.to_type(type)).softplus();
         return (parts[0].flatten(2).to_type(type).sigmoid(), step * decayLog.to_type(type).exp().neg());
     }

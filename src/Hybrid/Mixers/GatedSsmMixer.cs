@@ -121,12 +121,12 @@ public sealed class GatedSsmMixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, decay.dtype);
         var state = RequireState<GatedSsmState>(context.State, batch.Size);
 
-        var halves = inProjection.call(batch.Input).chunk(2, -1);                        // [B, T, E] each: v, g
+        var halves = LinearStep.Apply(inProjection, batch.Input).chunk(2, -1);           // [B, T, E] each: v, g
         var logits = DecayLogits(batch.Input, halves[0].shape);                          // [B, T, E]
         var entering = logits.neg().sigmoid() * halves[0];                               // (1 - a) v, exact where a is close to 1
         var (average, last) = LinearRecurrence.Apply(
             entering, logits.log_sigmoid(), state?.Average, batch.Mask, PackedRows.Restarts(context.SequenceIds));
-        var y = outProjection.call(average.to_type(x.dtype) * halves[1].sigmoid());
+        var y = LinearStep.Apply(outProjection, average.to_type(x.dtype) * halves[1].sigmoid());
 
         state?.Update(last);
         state?.Advance(batch.Length, batch.Lengths);
@@ -138,6 +138,6 @@ public sealed class GatedSsmMixer : SequenceMixer
     {
         var type = StatePrecision.Of(decay.dtype);
         var constant = decay.to_type(type);
-        return decayProjection is null ? constant.expand(shape) : decayProjection.call(x).to_type(type) + constant;
+        return decayProjection is null ? constant.expand(shape) : LinearStep.Apply(decayProjection, x).to_type(type) + constant;
     }
 }

@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using Hybrid.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -170,7 +171,7 @@ public sealed class GriffinMixer : SequenceMixer
         var (y, recurrent) = recurrence.Run(u, state?.Recurrent, first, batch.Mask);
         if (outProjection is not null)
         {
-            y = outProjection.call(y * gateProjection!.call(batch.Input).gelu(TorchSharp.Modules.GELU.Approximate.tanh));
+            y = LinearStep.Apply(outProjection, y * LinearStep.Apply(gateProjection!, batch.Input).gelu(TorchSharp.Modules.GELU.Approximate.tanh));
         }
 
         state?.Update(recurrent, window);
@@ -182,7 +183,7 @@ public sealed class GriffinMixer : SequenceMixer
     private (Tensor Input, Tensor? Window) Driven(MixerBatch batch, Tensor? window, Tensor? sequenceIds) =>
         convolution is null
             ? (batch.Input, null)
-            : convolution.forward(inputProjection!.call(batch.Input), window, batch.Lengths, sequenceIds);
+            : convolution.forward(LinearStep.Apply(inputProjection!, batch.Input), window, batch.Lengths, sequenceIds);
 
     /// <summary>Bool [B, T]: true at the first token of every sequence, packed or not; null where all rows continue a state.</summary>
     private static Tensor? FirstTokens(MixerBatch batch, GriffinState? state, Tensor? sequenceIds)

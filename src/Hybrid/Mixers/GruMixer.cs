@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -108,7 +109,7 @@ public sealed class GruMixer : SequenceMixer
         y = packed?.Pack(y) ?? y;                                                        // [B, T, E]
         if (outProjection is not null)
         {
-            y = outProjection.call(y);
+            y = LinearStep.Apply(outProjection, y);
         }
 
         state?.Update(hidden.to_type(StatePrecision.Of(type)));

@@ -205,7 +205,7 @@ public sealed class Mamba2Mixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<Mamba2State>(context.State, batch.Size);
 
-        var parts = inProjection.call(batch.Input).split([inner, convolution.Channels, heads], -1);     // z, x|B|C, dt
+        var parts = LinearStep.Apply(inProjection, batch.Input).split([inner, convolution.Channels, heads], -1); // z, x|B|C, dt
         var (convolved, window) = convolution.forward(parts[1], state?.Convolution, batch.Lengths, context.SequenceIds);
         var driven = convolved.split([inner, matrixWidth, matrixWidth], -1);                            // x, B, C
 
@@ -228,7 +228,7 @@ public sealed class Mamba2Mixer : SequenceMixer
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(outProjection.call(gated)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, gated)).MoveToOuterDisposeScope();
     }
 
     /// <summary>A = -exp(A_log), [H], in the precision of the state.</summary>

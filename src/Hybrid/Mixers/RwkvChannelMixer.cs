@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using Hybrid.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -95,11 +96,11 @@ public sealed class RwkvChannelMixer : SequenceMixer
         var state = RequireState<RwkvChannelState>(context.State, batch.Size);
 
         var shift = new TokenShift(batch.Input, state?.LastToken, PackedRows.Restarts(context.SequenceIds));
-        var gate = receptance.call(shift.Mix(receptanceShare)).sigmoid();                // [B, T, D]
-        var hidden = key.call(shift.Mix(keyShare)).relu().square();                      // [B, T, I]
+        var gate = LinearStep.Apply(receptance, shift.Mix(receptanceShare)).sigmoid();   // [B, T, D]
+        var hidden = LinearStep.Apply(key, shift.Mix(keyShare)).relu().square();         // [B, T, I]
 
         state?.Update(shift.Last(batch.Lengths));
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(gate * value.call(hidden)).MoveToOuterDisposeScope();
+        return batch.End(gate * LinearStep.Apply(value, hidden)).MoveToOuterDisposeScope();
     }
 }

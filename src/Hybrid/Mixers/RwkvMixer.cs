@@ -152,14 +152,14 @@ public sealed class RwkvMixer : SequenceMixer
         var restarts = PackedRows.Restarts(context.SequenceIds);
 
         var shift = new TokenShift(batch.Input, state?.LastToken, restarts);
-        var r = receptance.call(shift.Mix(receptanceShare)).sigmoid();                   // [B, T, E]
-        var k = key.call(shift.Mix(keyShare));                                           // [B, T, E]
-        var v = value.call(shift.Mix(valueShare));                                       // [B, T, E]
+        var r = LinearStep.Apply(receptance, shift.Mix(receptanceShare)).sigmoid();      // [B, T, E]
+        var k = LinearStep.Apply(key, shift.Mix(keyShare));                              // [B, T, E]
+        var v = LinearStep.Apply(value, shift.Mix(valueShare));                          // [B, T, E]
         var (mean, sums) = Wkv.Apply(options.Form, Decay(shift), timeFirst, k, v, state?.Sums, batch.Mask, restarts);
 
         state?.Update(shift.Last(batch.Lengths), sums);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(output.call(r * mean)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(output, r * mean)).MoveToOuterDisposeScope();
     }
 
     /// <summary>The raw decay w in the precision of the state: [B, T, E] where it depends on the data, else [E].</summary>
@@ -167,7 +167,7 @@ public sealed class RwkvMixer : SequenceMixer
     {
         var type = StatePrecision.Of(timeDecay.dtype);
         var constant = timeDecay.to_type(type);
-        return decay is null || decayShare is null ? constant : decay.call(shift.Mix(decayShare)).to_type(type) + constant;
+        return decay is null || decayShare is null ? constant : LinearStep.Apply(decay, shift.Mix(decayShare)).to_type(type) + constant;
     }
 
     /// <summary>Rates from e^-5 to e^3 a step over the channels; the inverse of softplus where the kernel applies softplus.</summary>

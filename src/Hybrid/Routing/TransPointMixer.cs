@@ -146,7 +146,7 @@ public sealed class TransPointMixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<TransPointState>(context.State, batch.Size);
 
-        var parts = inProjection.call(batch.Input).split([inner, convolution.Channels, heads], -1);         // z, V|K|Q, dt
+        var parts = LinearStep.Apply(inProjection, batch.Input).split([inner, convolution.Channels, heads], -1); // z, V|K|Q, dt
         var (convolved, window) = convolution.forward(parts[1], state?.Convolution, batch.Lengths, context.SequenceIds);
         var driven = convolved.split([inner, groups * options.DState, groups * options.DState], -1);        // V, K, Q
         var tokens = new SharedProjections(
@@ -158,7 +158,7 @@ public sealed class TransPointMixer : SequenceMixer
         var (y, recurrent) = context.SequenceIds is { } ids
             ? (MixPacked(tokens, ids, transPoint), null)
             : MixRows(tokens, batch, state, transPoint, context.PrefixLengths);
-        var output = batch.End(outProjection.call(norm.call(y.flatten(2), parts[0])));
+        var output = batch.End(LinearStep.Apply(outProjection, norm.call(y.flatten(2), parts[0])));
 
         state?.Update(window, recurrent!);
         state?.Advance(batch.Length, batch.Lengths);
