@@ -29,8 +29,37 @@ public static unsafe class LinearStep
     public static Tensor Linear(Tensor x, Tensor weight, Tensor? bias = null) =>
         Runs(x) && Apply(x, weight, bias) is { } y ? y : nn.functional.linear(x, weight, bias);
 
-    private static bool Runs(Tensor x) =>
-        !is_grad_enabled() && !KernelDispatcher.ReferenceOnly && x.device_type == DeviceType.CPU && x.dtype is ScalarType.Float32 or ScalarType.BFloat16;
+    /// <summary>True where the kernel may run. Only a failed self-test is logged: all else is what it is not made for.</summary>
+    private static bool Runs(Tensor x)
+    {
+        if (is_grad_enabled() || KernelDispatcher.ReferenceOnly || x.device_type != DeviceType.CPU || x.dtype is not (ScalarType.Float32 or ScalarType.BFloat16))
+        {
+            return false;
+        }
+
+        if (KernelDispatcher.Agrees(nameof(LinearStep), Compare, out var reason))
+        {
+            return true;
+        }
+
+        KernelDispatcher.Refused(nameof(LinearStep), reason);
+        return false;
+    }
+
+    /// <summary>The self-test: both types of weights, with vector tails.</summary>
+    private static string? Compare()
+    {
+        using var scope = NewDisposeScope();
+        var (x, weight, bias) = (SelfTest.Values(1, 1, 2, 83), SelfTest.Values(2, 1, 7, 83), SelfTest.Values(3, 1, 7));
+        return Difference(ScalarType.Float32, 1e-5) ?? Difference(ScalarType.BFloat16, 1.0 / 128);
+
+        string? Difference(ScalarType dtype, double tolerance)
+        {
+            var (input, matrix, offset) = (x.to_type(dtype), weight.to_type(dtype), bias.to_type(dtype));
+            var expected = nn.functional.linear(input.to_type(ScalarType.Float64), matrix.to_type(ScalarType.Float64), offset.to_type(ScalarType.Float64));
+            return SelfTest.Compare([expected], [Apply(input, matrix, offset)!], tolerance);
+        }
+    }
 
     /// <summary>Null where shapes or dtypes are none for this kernel; the matrix product says what is wrong with them, if anything is.</summary>
     private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias)

@@ -1,5 +1,6 @@
 using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
+using Hybrid.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -42,12 +43,38 @@ internal static unsafe class MambaStep
             _ when !window.is_contiguous() || !state.is_contiguous() => "the state is not contiguous",
             _ => "",
         };
-        if (reason.Length > 0)
+        if (reason.Length == 0 && KernelDispatcher.Agrees(nameof(MambaStep), Compare, out reason))
         {
-            KernelDispatcher.Refused("MambaStep", reason);
+            return true;
         }
 
-        return reason.Length == 0;
+        KernelDispatcher.Refused(nameof(MambaStep), reason);
+        return false;
+    }
+
+    /// <summary>The self-test: output, window and state of one step against the convolution and the scan made of tensor operations.</summary>
+    private static string? Compare()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        const long batch = 2, channels = 21, n = 19, rank = 5, taps = 4;
+        var weights = new MambaStepWeights(
+            SelfTest.Values(1, 1, channels, 1, taps), SelfTest.Values(2, 1, channels), SelfTest.Values(3, 1, rank + (2 * n), channels),
+            SelfTest.Values(4, 1, channels, rank), SelfTest.Values(5, 1, channels), SelfTest.Values(6, 1, channels, n), SelfTest.Values(7, 1, channels));
+        var (projected, window, state) = (
+            SelfTest.Values(8, 2, batch, 1, 2 * channels), SelfTest.Values(9, 1, batch, taps - 1, channels), SelfTest.Values(10, 1, batch, channels, n));
+
+        var halves = Wide(projected).chunk(2, -1);
+        var (x, expectedWindow) = CausalConv1d.Reference(
+            halves[0], Wide(weights.ConvolutionWeight).squeeze(1), Wide(weights.ConvolutionBias!), Activation.Silu, Wide(window), null, null);
+        var parts = nn.functional.linear(x, Wide(weights.PartsWeight)).split([rank, n, n], -1);
+        var (expected, expectedState) = SelectiveScan.Reference(
+            x, nn.functional.linear(parts[0], Wide(weights.StepWeight)), Wide(weights.DecayLog).exp().neg(), parts[1], parts[2], Wide(weights.Skip), halves[1],
+            Wide(weights.StepBias), new ScanSteps(true, null, null), Wide(state), null, null);
+        var y = Apply(projected, weights, window, state, silu: true, (0, double.PositiveInfinity));
+        return SelfTest.Compare([expected, expectedWindow, expectedState], [y, window, state], 1e-4);
+
+        static Tensor Wide(Tensor tensor) => tensor.to_type(ScalarType.Float64);
     }
 
     /// <summary>Runs the step.</summary>

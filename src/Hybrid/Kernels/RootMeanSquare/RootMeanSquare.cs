@@ -23,12 +23,33 @@ internal static unsafe class RootMeanSquare
             _ when weight.device_type != DeviceType.CPU => $"the weight is on {weight.device_type}",
             _ => "",
         };
-        if (reason.Length > 0)
+        if (reason.Length == 0 && KernelDispatcher.Agrees(nameof(RootMeanSquare), Compare, out reason))
         {
-            KernelDispatcher.Refused("RootMeanSquare", reason);
+            return true;
         }
 
-        return reason.Length == 0;
+        KernelDispatcher.Refused(nameof(RootMeanSquare), reason);
+        return false;
+    }
+
+    /// <summary>The self-test: output and gradients against tensor operations.</summary>
+    private static string? Compare()
+    {
+        using var scope = NewDisposeScope();
+        const double epsilon = 0.1;
+        Tensor[] inputs = [SelfTest.Values(1, 2, 3, 37), SelfTest.Values(2, 1, 37)];
+        var upstream = SelfTest.Values(3, 1, 3, 37);
+        var fast = Results(ScalarType.Float32, x => Normalisation.apply(x[0], x[1], epsilon));
+        var reference = Results(ScalarType.Float64, x => x[0] * (x[0].square().mean([-1], keepdim: true) + epsilon).rsqrt() * x[1]);
+        return SelfTest.Compare(reference, fast, 1e-5);
+
+        List<Tensor> Results(ScalarType dtype, Func<Tensor[], Tensor> norm)
+        {
+            var leaves = inputs.Select(input => input.to_type(dtype).clone().requires_grad_(true)).ToArray();
+            var y = norm(leaves);
+            (y * upstream.to_type(dtype)).sum().backward();
+            return [y.detach(), .. leaves.Select(leaf => leaf.grad!)];
+        }
     }
 
     /// <summary>Normalises.</summary>
