@@ -9,6 +9,7 @@ namespace Hybrid.Benchmarks;
 public class ParallelHybridBenchmarks
 {
     private const long Width = 256;
+    private const string All = "all";
 
     private SequenceMixer mixer = null!;
     private Tensor input = null!;
@@ -16,18 +17,18 @@ public class ParallelHybridBenchmarks
     [Params(512, 2047)]
     public long Time { get; set; }
 
-    /// <summary>Null is weighted mode, the baseline.</summary>
-    [Params(null, ParallelPath.Mamba, ParallelPath.Attention, ParallelPath.Fusion)]
-    public ParallelPath? Path { get; set; }
+    /// <summary>The path that adaptive mode takes; "all" is weighted mode, the baseline.</summary>
+    [Params(All, nameof(ParallelPath.Mamba), nameof(ParallelPath.Attention), nameof(ParallelPath.Fusion))]
+    public string Path { get; set; } = All;
 
     [GlobalSetup]
     public void Setup()
     {
         manual_seed(1);
         mixer = MixerRegistry.Create(
-            "parallel_hybrid", Width, new ParallelHybridOptions { Mode = Path is null ? ParallelHybridMode.Weighted : ParallelHybridMode.Adaptive });
+            "parallel_hybrid", Width, new ParallelHybridOptions { Mode = Path == All ? ParallelHybridMode.Weighted : ParallelHybridMode.Adaptive });
         input = randn(1, Time, Width);
-        if (Path is { } path)
+        if (Enum.TryParse<ParallelPath>(Path, out var path))
         {
             using var scope = NewDisposeScope();
             using var guard = no_grad();
