@@ -9,7 +9,7 @@ internal static class PeakMemory
     // Linux forgets the peak of a process when "5" is written here, and tells it in the other file.
     private const string ResetPeakFile = "/proc/self/clear_refs";
     private const string StatusFile = "/proc/self/status";
-    private const string PeakKey = "VmHWM:";
+    internal const string PeakKey = "VmHWM:";
 
     /// <summary>Starts anew: gives back what is free, which would hide as much of what is taken next, and forgets the peak so far.</summary>
     /// <returns>False where the system does not forget: its peak would be that of the process so far.</returns>
@@ -33,13 +33,18 @@ internal static class PeakMemory
     }
 
     /// <summary>The peak since <see cref="Forget"/>, in MiB; null where the system does not tell.</summary>
-    public static double? Mib()
+    public static double? Mib() => Kilobytes(PeakKey) / 1024.0;
+
+    /// <summary>An entry of the system's account of the process, in units of 1024 bytes; null where there is no such entry.</summary>
+    /// <param name="key">The entry, such as "VmRSS:".</param>
+    internal static long? Kilobytes(string key)
     {
-        var line = File.ReadLines(StatusFile).FirstOrDefault(line => line.StartsWith(PeakKey, StringComparison.Ordinal));
-        return line is null ? null : long.Parse(line.AsSpan(PeakKey.Length).Trim().TrimEnd(" kB"), CultureInfo.InvariantCulture) / 1024.0;
+        var line = File.ReadLines(StatusFile).FirstOrDefault(line => line.StartsWith(key, StringComparison.Ordinal));
+        return line is null ? null : long.Parse(line.AsSpan(key.Length).Trim().TrimEnd(" kB"), CultureInfo.InvariantCulture);
     }
 
-    private static void GiveBackFreeMemory()
+    /// <summary>Lets the C library return what it holds and nothing uses.</summary>
+    internal static void GiveBackFreeMemory()
     {
         try
         {

@@ -1,4 +1,4 @@
-using System.Runtime.InteropServices;
+using Hybrid.Routing;
 using Xunit;
 
 namespace Hybrid.Tests.Infrastructure;
@@ -15,7 +15,7 @@ internal static class ResidentMemory
     {
         GC.Collect();
         GC.WaitForPendingFinalizers();
-        _ = malloc_trim(0);
+        PeakMemory.GiveBackFreeMemory();
         return Read("VmRSS:");
     }
 
@@ -23,17 +23,10 @@ internal static class ResidentMemory
     public static long PeakOf(Action work)
     {
         var before = Held();
-        File.WriteAllText("/proc/self/clear_refs", "5");
+        Assert.True(PeakMemory.Forget());
         work();
-        return Read("VmHWM:") - before;
+        return Read(PeakMemory.PeakKey) - before;
     }
 
-    private static long Read(string key)
-    {
-        var line = File.ReadLines("/proc/self/status").First(text => text.StartsWith(key, StringComparison.Ordinal));
-        return 1024 * long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1]);
-    }
-
-    [DllImport("libc")]
-    private static extern int malloc_trim(nint pad);
+    private static long Read(string key) => PeakMemory.Kilobytes(key)!.Value * 1024;
 }

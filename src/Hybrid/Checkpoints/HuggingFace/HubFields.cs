@@ -50,6 +50,15 @@ internal static class HubFields
             ],
         };
 
+    /// <summary>Embedding, final norm and head under the names that Mamba's checkpoints began with; some spell the embedding in the singular.</summary>
+    public static void MapAroundLayers(WeightMap map)
+    {
+        map.Rename("embedding", "backbone.embeddings");
+        map.Alias("backbone.embedding.weight", "backbone.embeddings.weight");
+        map.Rename("backbone.norm_f", "backbone.norm_f");
+        map.Rename("lm_head", "lm_head");
+    }
+
     /// <summary>Options of those mixers that some layer has.</summary>
     public static IReadOnlyDictionary<string, object> Mixers(IReadOnlyList<string> layers, params (string Name, object Options)[] mixers) =>
         mixers.Where(mixer => layers.Contains(mixer.Name)).ToDictionary(mixer => mixer.Name, mixer => mixer.Options);

@@ -45,11 +45,8 @@ internal sealed class Mamba2Architecture : HubArchitecture
     /// <inheritdoc/>
     public override void Map(WeightMap map)
     {
-        map.Rename("embedding", "backbone.embeddings");
-        map.Alias("backbone.embedding.weight", "backbone.embeddings.weight");
+        HubFields.MapAroundLayers(map);
         map.Rename("backbone.layers", "backbone.layers");
-        map.Rename("backbone.norm_f", "backbone.norm_f");
-        map.Rename("lm_head", "lm_head");
     }
 
     /// <inheritdoc/>

@@ -52,10 +52,7 @@ internal sealed class NemotronHArchitecture : HubArchitecture
     /// <inheritdoc/>
     public override void Map(WeightMap map)
     {
-        map.Rename("embedding", "backbone.embeddings");
-        map.Alias("backbone.embedding.weight", "backbone.embeddings.weight");
-        map.Rename("backbone.norm_f", "backbone.norm_f");
-        map.Rename("lm_head", "lm_head");
+        HubFields.MapAroundLayers(map);
         foreach (var (own, hub, _) in map.Layers("backbone.layers"))
         {
             map.Rename($"{own}.norm", $"{hub}.norm");
