@@ -257,7 +257,7 @@ public sealed class MambaMixer : SequenceMixer
         context ??= MixerContext.None;
         var output = forward(x, context);
         var shape = x.shape;
-        var algorithm = SelectiveScan.Resolve(scanType, x);
+        var algorithm = SelectiveScan.Resolve(scanType, ("u", x), ("A", decayLog));
         var kernel = algorithm == ScanType.Fused ? SelectiveScan.CpuKernel : "SelectiveScan.Reference";
         return new HybridOutput<ScanMetrics>(
             output,
@@ -265,7 +265,7 @@ public sealed class MambaMixer : SequenceMixer
     }
 
     /// <summary>Cost of mixing T tokens like these, without state and packed rows.</summary>
-    internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(SelectiveScan.Resolve(scanType, x));
+    internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(SelectiveScan.Resolve(scanType, ("u", x), ("A", decayLog)));
 
     /// <summary>One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run.</summary>
     private Tensor? Step(Tensor projected, MixerBatch batch, MambaState? state)

@@ -29,7 +29,23 @@ public class KernelDispatcherTests
             KernelDispatcher.Logger = NullLogger.Instance;
         }
 
-        Assert.Equal(["SelectiveScan.Cpu: the reference kernel runs, because the tensors are Float64"], log.Messages);
+        Assert.Equal(["SelectiveScan.Cpu: the reference kernel runs, because u is Float64"], log.Messages);
+    }
+
+    /// <summary>One tensor that the kernel cannot read is enough, whichever it is.</summary>
+    [Theory]
+    [InlineData("z")]
+    [InlineData("D")]
+    [InlineData("mask")]
+    public void TheReasonNamesTheTensor(string name)
+    {
+        using var scope = NewDisposeScope();
+        var (u, a) = (zeros(1, 3, 4), zeros(4, 2));
+        var odd = name == "mask" ? zeros(1, 3, dtype: ScalarType.Float64) : zeros(4, dtype: ScalarType.Float64);
+        Assert.Equal(ScanType.Fused, SelectiveScan.Resolve(ScanType.Auto, ("u", u), ("A", a)));
+        Assert.Equal(ScanType.Associative, SelectiveScan.Resolve(ScanType.Auto, ("u", u), ("A", a), (name, odd)));
+        Assert.False(SelectiveScan.CanRunOnCpu(out var reason, ("u", u), ("A", a), (name, odd)));
+        Assert.Equal($"{name} is Float64", reason);
     }
 
     [Fact]

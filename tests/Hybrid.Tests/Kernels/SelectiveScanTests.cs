@@ -114,7 +114,7 @@ public class SelectiveScanTests
             randn(batch, time, stateSize), randn(channels), randn(batch, time, channels), randn(channels), randn(batch, channels, stateSize),
         ];
         var (upstreamY, upstreamState) = (randn(batch, time, channels), randn(batch, channels, stateSize));
-        Assert.True(SelectiveScan.CanRunOnCpu(inputs[0], out var reason), reason);
+        Assert.True(SelectiveScan.CanRunOnCpu(out var reason, ("u", inputs[0])), reason);
 
         var fast = Results(false);
         var reference = Results(true);

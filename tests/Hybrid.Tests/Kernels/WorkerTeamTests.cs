@@ -35,6 +35,49 @@ public unsafe class WorkerTeamTests
     [Fact]
     public void NoPartsAreNoWork() => WorkerTeam.Run(new Count(null), 0);
 
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void CallersAtTheSameTimeEachGetAllTheirParts(int threads)
+    {
+        using var count = new ThreadCount(threads);
+        Parallel.For(0, 8, caller =>
+        {
+            var counts = stackalloc int[50];
+            for (var repeat = 0; repeat < 200; repeat++)
+            {
+                new Span<int>(counts, 50).Clear();
+                WorkerTeam.Run(new Count(counts), 50);
+                Assert.Equal(-1, new Span<int>(counts, 50).IndexOfAnyExcept(1));
+            }
+        });
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    public void WhatAPartThrowsReachesTheCallerAndTheTeamGoesOn(int threads)
+    {
+        using var count = new ThreadCount(threads);
+        for (var part = 0; part < 20; part++)
+        {
+            var thrown = Assert.Throws<InvalidOperationException>(() => WorkerTeam.Run(new Failure(part), 20));
+            Assert.Equal($"part {part}", thrown.Message);
+        }
+
+        EveryPartRunsOnce(threads);
+    }
+
+    [Fact]
+    public void APartMayHaveWorkForATeam()
+    {
+        using var count = new ThreadCount(2);
+        var counts = stackalloc int[30];
+        new Span<int>(counts, 30).Clear();
+        WorkerTeam.Run(new Nested(counts), 10);
+        Assert.Equal(-1, new Span<int>(counts, 30).IndexOfAnyExcept(10));
+    }
+
     [Fact]
     public void ACallAllocatesNothing()
     {
@@ -55,5 +98,25 @@ public unsafe class WorkerTeamTests
         private readonly int* counts = counts;
 
         public void Run(int part) => Interlocked.Increment(ref counts[part]);
+    }
+
+    private readonly struct Nested(int* counts) : IPartedWork
+    {
+        private readonly int* counts = counts;
+
+        public void Run(int part) => WorkerTeam.Run(new Count(counts), 30);
+    }
+
+    private readonly struct Failure(int failing) : IPartedWork
+    {
+        private readonly int failing = failing;
+
+        public void Run(int part)
+        {
+            if (part == failing)
+            {
+                throw new InvalidOperationException($"part {part}");
+            }
+        }
     }
 }

@@ -9,9 +9,9 @@ public static partial class CausalConv1d
 {
     private const string CpuKernel = "CausalConv1d.Cpu";
 
-    /// <summary>True where the SIMD kernel can run on tensors like <paramref name="x"/>; otherwise <paramref name="reason"/> says why not.</summary>
-    internal static bool CanRunOnCpu(Tensor x, out string reason) =>
-        LaneTasks.CanRun(x, out reason) && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
+    /// <summary>True where the SIMD kernel can run on the tensors of a call; otherwise <paramref name="reason"/> says why not.</summary>
+    internal static bool CanRunOnCpu(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) =>
+        LaneTasks.CanRun(out reason, tensors) && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
 
     /// <summary>The convolution and SiLU as one SIMD pass, in float32 whatever the inputs are; other activations follow.</summary>
     internal static (Tensor Y, Tensor FinalState) Cpu(

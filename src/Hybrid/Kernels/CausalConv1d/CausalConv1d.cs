@@ -32,15 +32,15 @@ public static partial class CausalConv1d
     {
         Validate(x, weight, bias, initialState, lengths, sequenceIds);
         using var scope = NewDisposeScope();
-        var (y, state) = fused && CanRun(x)
+        var (y, state) = fused && CanRun(x, weight, bias, initialState, sequenceIds)
             ? Cpu(x, weight, bias, activation, initialState, lengths, sequenceIds)
             : Reference(x, weight, bias, activation, initialState, lengths, sequenceIds);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 
-    private static bool CanRun(Tensor x)
+    private static bool CanRun(Tensor x, Tensor weight, Tensor? bias, Tensor? initialState, Tensor? sequenceIds)
     {
-        if (CanRunOnCpu(x, out var reason))
+        if (CanRunOnCpu(out var reason, ("x", x), ("weight", weight), ("bias", bias), ("initialState", initialState), ("sequenceIds", sequenceIds)))
         {
             return true;
         }

@@ -13,7 +13,7 @@ internal interface ILaneWork
 }
 
 /// <summary>
-/// Runs tasks with the widest registers there are, on as many threads as libtorch is set to use. The cut into tasks does not depend on the
+/// Runs tasks with the widest registers there are, on the <see cref="WorkerTeam"/>. The cut into tasks does not depend on the
 /// number of threads, so with sums of a fixed order within and over tasks, results are the same bit for bit on any number of them.
 /// </summary>
 internal static class LaneTasks
@@ -21,25 +21,25 @@ internal static class LaneTasks
     /// <summary>Below this many elements, waking another thread costs more than it saves.</summary>
     private const long WorthAThread = 1 << 15;
 
-    /// <summary>True where kernels of registers may run on a tensor: on CPU, of a dtype that float32 holds. Otherwise says why not.</summary>
-    public static bool CanRun(Tensor tensor, out string reason)
-    {
-        reason = (KernelDispatcher.ReferenceOnly, tensor.device_type, tensor.dtype) switch
-        {
-            (true, _, _) => "HYBRID_KERNELS=reference",
-            (_, not DeviceType.CPU, _) => $"the tensors are on {tensor.device_type}",
-            (_, _, not (ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16)) => $"the tensors are {tensor.dtype}",
-            _ => "",
-        };
-        return reason.Length == 0;
-    }
+    /// <summary>
+    /// True where kernels of registers may run on the tensors of a call: all on CPU, numbers of a dtype that float32 holds. Masks (bool) and
+    /// indices (int64) only have to be on CPU. Otherwise says which tensor is why not.
+    /// </summary>
+    /// <param name="reason">Why not; empty where they may.</param>
+    /// <param name="tensors">All tensors of the call under their names; null ones are none.</param>
+    public static bool CanRun(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) => AllFit(false, out reason, tensors);
+
+    /// <summary><see cref="CanRun"/> for kernels that read the memory as it is, and so take float32 only.</summary>
+    /// <param name="reason">Why not; empty where they may.</param>
+    /// <param name="tensors">All tensors of the call under their names; null ones are none.</param>
+    public static bool CanRunFloat32(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) => AllFit(true, out reason, tensors);
 
     /// <summary>Runs all tasks.</summary>
     /// <param name="work">What a task does.</param>
     /// <param name="tasks">How many.</param>
     /// <param name="elements">Elements that all of them together compute.</param>
     public static void Run<TWork>(TWork work, int tasks, long elements)
-        where TWork : struct, ILaneWork
+        where TWork : unmanaged, ILaneWork
     {
         if (Vector512.IsHardwareAccelerated)
         {
@@ -55,21 +55,40 @@ internal static class LaneTasks
         }
     }
 
-    private static void Run<TWork, TLane>(TWork work, int tasks, long elements)
-        where TWork : struct, ILaneWork
-        where TLane : struct, ILane<TLane>
+    private static bool AllFit(bool onlyFloat32, out string reason, ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
-        var threads = elements < WorthAThread ? 1 : Math.Min(get_num_threads(), tasks);
-        if (threads == 1)
+        reason = KernelDispatcher.ReferenceOnly ? "HYBRID_KERNELS=reference" : "";
+        foreach (var (name, tensor) in tensors)
         {
-            for (var task = 0; task < tasks; task++)
+            if (reason.Length > 0)
             {
-                work.Run<TLane>(task);
+                break;
             }
 
-            return;
+            reason = tensor is null ? "" : (tensor.device_type, tensor.dtype) switch
+            {
+                (not DeviceType.CPU and var device, _) => $"{name} is on {device}",
+                (_, ScalarType.Float32 or ScalarType.Bool or ScalarType.Int64) => "",
+                (_, ScalarType.BFloat16 or ScalarType.Float16) when !onlyFloat32 => "",
+                (_, var dtype) => $"{name} is {dtype}",
+            };
         }
 
-        Parallel.For(0, tasks, new ParallelOptions { MaxDegreeOfParallelism = threads }, work.Run<TLane>);
+        return reason.Length == 0;
+    }
+
+    private static void Run<TWork, TLane>(TWork work, int tasks, long elements)
+        where TWork : unmanaged, ILaneWork
+        where TLane : struct, ILane<TLane> =>
+        WorkerTeam.Run(new Part<TWork, TLane>(work), tasks, elements < WorthAThread ? 1 : int.MaxValue);
+
+    /// <summary>A task as the part of a team's work.</summary>
+    private readonly struct Part<TWork, TLane>(TWork work) : IPartedWork
+        where TWork : unmanaged, ILaneWork
+        where TLane : struct, ILane<TLane>
+    {
+        private readonly TWork work = work;
+
+        public void Run(int part) => work.Run<TLane>(part);
     }
 }

@@ -1,4 +1,4 @@
-using System.Runtime.CompilerServices;
+using System.Runtime.ExceptionServices;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels.Cpu;
@@ -6,7 +6,7 @@ namespace Hybrid.Kernels.Cpu;
 /// <summary>Work that is cut into parts, each of which writes what no other part reads or writes.</summary>
 internal interface IPartedWork
 {
-    /// <summary>Does one part. It must not throw: it may run on a thread that nobody watches.</summary>
+    /// <summary>Does one part, on any thread. What it throws reaches the caller of the team.</summary>
     /// <param name="part">0..parts-1.</param>
     void Run(int part);
 }
@@ -33,34 +33,37 @@ internal static unsafe class WorkerTeam
     private static void* argument;
     private static int open;
     private static int done;
+    private static ExceptionDispatchInfo? failure;
 
     /// <summary>Does all parts, on as many threads as libtorch may use, and returns after the last.</summary>
     /// <typeparam name="TWork">The work.</typeparam>
     /// <param name="work">What to do; on the caller's stack.</param>
     /// <param name="parts">Number of parts.</param>
-    public static void Run<TWork>(TWork work, int parts)
+    /// <param name="mostThreads">Threads at most, the caller's included, where the work is not worth more.</param>
+    public static void Run<TWork>(TWork work, int parts, int mostThreads = int.MaxValue)
         where TWork : unmanaged, IPartedWork
     {
-        var threads = parts > 1 ? Math.Min(get_num_threads(), parts) : 1;
+        var threads = parts > 1 && mostThreads > 1 ? Math.Min(Math.Min(get_num_threads(), mostThreads), parts) : 1;
 
-        // A second caller at the same time has the processor's other cores to itself no more than the first: it works alone.
-        if (threads == 1 || !Busy.TryEnter())
+        // A second caller at the same time has the processor's other cores to itself no more than the first: it works alone, from the last
+        // part down as the team does, until the team is free for the rest. So does a part that has work for a team itself.
+        for (; parts > 0; parts--)
         {
-            for (var part = 0; part < parts; part++)
+            if (threads > 1 && parts > 1 && !Busy.IsHeldByCurrentThread && Busy.TryEnter())
             {
-                work.Run(part);
+                try
+                {
+                    Share(&Invoke<TWork>, &work, parts, threads - 1);
+                }
+                finally
+                {
+                    Busy.Exit();
+                }
+
+                return;
             }
 
-            return;
-        }
-
-        try
-        {
-            Share(&Invoke<TWork>, &work, parts, threads - 1);
-        }
-        finally
-        {
-            Busy.Exit();
+            work.Run(parts - 1);
         }
     }
 
@@ -82,6 +85,8 @@ internal static unsafe class WorkerTeam
         {
             wait.SpinOnce(sleep1Threshold: -1);
         }
+
+        Interlocked.Exchange(ref failure, null)?.Throw();
     }
 
     /// <summary>Starts the threads that are missing and wakes those that sleep.</summary>
@@ -108,7 +113,15 @@ internal static unsafe class WorkerTeam
             var part = Interlocked.Decrement(ref open);
             if (part >= 0)
             {
-                job(argument, part);
+                try
+                {
+                    job(argument, part);
+                }
+                catch (Exception thrown)
+                {
+                    failure = ExceptionDispatchInfo.Capture(thrown);
+                }
+
                 Interlocked.Increment(ref done);
             }
         }

@@ -15,15 +15,7 @@ namespace Hybrid.Kernels;
 /// <param name="DecayLog">A_log [E, N].</param>
 /// <param name="Skip">D [E].</param>
 internal readonly record struct MambaStepWeights(
-    Tensor ConvolutionWeight, Tensor? ConvolutionBias, Tensor PartsWeight, Tensor StepWeight, Tensor StepBias, Tensor DecayLog, Tensor Skip)
-{
-    /// <summary>True where all weights are float32.</summary>
-    public bool AreFloat32 =>
-        ConvolutionWeight.dtype == ScalarType.Float32 && ConvolutionBias?.dtype is null or ScalarType.Float32
-        && PartsWeight.dtype == ScalarType.Float32
-        && StepWeight.dtype == ScalarType.Float32 && StepBias.dtype == ScalarType.Float32 && DecayLog.dtype == ScalarType.Float32
-        && Skip.dtype == ScalarType.Float32;
-}
+    Tensor ConvolutionWeight, Tensor? ConvolutionBias, Tensor PartsWeight, Tensor StepWeight, Tensor StepBias, Tensor DecayLog, Tensor Skip);
 
 /// <summary>
 /// One token of a Mamba layer between its two projections, in place on the state: convolution, SiLU, W_x, step sizes, recurrence, skip
@@ -34,16 +26,15 @@ internal static unsafe class MambaStep
     /// <summary>True where the step can run: float32 on CPU, the state in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
     public static bool CanRun(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
-        var reason = (KernelDispatcher.ReferenceOnly, x.device_type, x.dtype) switch
+        var runs = LaneTasks.CanRunFloat32(
+            out var reason, ("x", x), ("the convolution's weight", weights.ConvolutionWeight), ("its bias", weights.ConvolutionBias), ("W_x", weights.PartsWeight),
+            ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias), ("A_log", weights.DecayLog), ("D", weights.Skip), ("the window", window), ("the state", state));
+        if (runs && !(window.is_contiguous() && state.is_contiguous()))
         {
-            (true, _, _) => "HYBRID_KERNELS=reference",
-            (_, not DeviceType.CPU, _) => $"the tensors are on {x.device_type}",
-            (_, _, not ScalarType.Float32) => $"the tensors are {x.dtype}",
-            _ when !weights.AreFloat32 => "a weight is not Float32",
-            _ when !window.is_contiguous() || !state.is_contiguous() => "the state is not contiguous",
-            _ => "",
-        };
-        if (reason.Length == 0 && KernelDispatcher.Agrees(nameof(MambaStep), Compare, out reason))
+            (runs, reason) = (false, "the state is not contiguous");
+        }
+
+        if (runs && KernelDispatcher.Agrees(nameof(MambaStep), Compare, out reason))
         {
             return true;
         }

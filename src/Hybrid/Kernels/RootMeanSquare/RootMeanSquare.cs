@@ -14,16 +14,7 @@ internal static unsafe class RootMeanSquare
     /// <summary>True where the kernel can run. Otherwise the dispatcher logs why not.</summary>
     public static bool CanRun(Tensor x, Tensor weight)
     {
-        var reason = (KernelDispatcher.ReferenceOnly, x.device_type, x.dtype, weight.dtype) switch
-        {
-            (true, _, _, _) => "HYBRID_KERNELS=reference",
-            (_, not DeviceType.CPU, _, _) => $"the tensors are on {x.device_type}",
-            (_, _, not ScalarType.Float32, _) => $"the tensors are {x.dtype}",
-            (_, _, _, not ScalarType.Float32) => $"the weight is {weight.dtype}",
-            _ when weight.device_type != DeviceType.CPU => $"the weight is on {weight.device_type}",
-            _ => "",
-        };
-        if (reason.Length == 0 && KernelDispatcher.Agrees(nameof(RootMeanSquare), Compare, out reason))
+        if (LaneTasks.CanRunFloat32(out var reason, ("x", x), ("weight", weight)) && KernelDispatcher.Agrees(nameof(RootMeanSquare), Compare, out reason))
         {
             return true;
         }

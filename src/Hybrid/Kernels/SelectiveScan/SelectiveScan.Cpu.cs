@@ -9,9 +9,9 @@ public static partial class SelectiveScan
     /// <summary>The name of the SIMD kernel in logs and metrics.</summary>
     internal const string CpuKernel = "SelectiveScan.Cpu";
 
-    /// <summary>True where the SIMD kernel can run on tensors like <paramref name="u"/>; otherwise <paramref name="reason"/> says why not.</summary>
-    internal static bool CanRunOnCpu(Tensor u, out string reason) =>
-        LaneTasks.CanRun(u, out reason) && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
+    /// <summary>True where the SIMD kernel can run on the tensors of a call; otherwise <paramref name="reason"/> says why not.</summary>
+    internal static bool CanRunOnCpu(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) =>
+        LaneTasks.CanRun(out reason, tensors) && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
 
     /// <summary>The whole scan as one SIMD pass over time, in float32 whatever the inputs are.</summary>
     internal static (Tensor Y, Tensor FinalState) Cpu(

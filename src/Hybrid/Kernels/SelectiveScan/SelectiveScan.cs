@@ -56,7 +56,10 @@ public static partial class SelectiveScan
 
         using var scope = NewDisposeScope();
         var steps = new ScanSteps(deltaSoftplus, deltaMin, deltaMax);
-        var (y, state) = Resolve(scanType, u) switch
+        var form = Resolve(
+            scanType, ("u", u), ("delta", delta), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("deltaBias", deltaBias),
+            ("initialState", initialState), ("mask", mask), ("restart", restart));
+        var (y, state) = form switch
         {
             ScanType.Fused => Cpu(u, delta, A, B, C, D, z, deltaBias, steps, initialState, mask, restart, stateGradient),
             var plain => Reference(u, delta, A, B, C, D, z, deltaBias, steps, initialState, mask, restart, linear: plain == ScanType.Linear),
@@ -66,15 +69,15 @@ public static partial class SelectiveScan
 
     /// <summary>The form that runs: linear, associative or fused.</summary>
     /// <param name="scanType">What was asked for.</param>
-    /// <param name="u">Input [B, T, E], for its device and dtype.</param>
-    internal static ScanType Resolve(ScanType scanType, Tensor u)
+    /// <param name="tensors">The tensors of the call under their names, for their devices and dtypes.</param>
+    internal static ScanType Resolve(ScanType scanType, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
         if (scanType is ScanType.Linear or ScanType.Associative)
         {
             return scanType;
         }
 
-        if (CanRunOnCpu(u, out var reason))
+        if (CanRunOnCpu(out var reason, tensors))
         {
             return ScanType.Fused;
         }
