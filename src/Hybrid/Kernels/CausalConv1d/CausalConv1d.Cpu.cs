@@ -60,11 +60,18 @@ public static partial class CausalConv1d
             var saved = ctx.get_saved_variables();
             var next = 0;
             var all = layout.Present.Select(present => present ? saved[next++] : null).ToArray();
-            var tensors = new ConvTensors(all[0]!, all[1]!, all[2], all[3], all[4], layout.Silu);
-            var gradients = ConvOnCpu.Backward(tensors, grad_output.IsInvalid ? zeros_like(tensors.X).contiguous() : RowView.Of(grad_output));
+            var gradients = RecordedGradient.IsWanted
+                ? RecordedGradient.Of(x => [Composed(x, layout.Silu)], all, [grad_output])
+                : ConvOnCpu.Backward(
+                    new ConvTensors(all[0]!, all[1]!, all[2], all[3], all[4], layout.Silu),
+                    grad_output.IsInvalid ? zeros_like(all[0]!).contiguous() : RowView.Of(grad_output));
             return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
     }
+
+    /// <summary>The output from plain tensor operations, of tensors in the order of <see cref="ConvTensors"/>.</summary>
+    private static Tensor Composed(IReadOnlyList<Tensor?> x, bool silu) =>
+        Reference(x[0]!, x[1]!, x[2], silu ? Activation.Silu : Activation.Identity, x[3], null, x[4]).Y;
 
     /// <summary>Results and gradients of a small ragged convolution, against the reference in float64.</summary>
     private static string? CpuSelfTest()

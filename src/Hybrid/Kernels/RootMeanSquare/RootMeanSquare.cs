@@ -7,7 +7,7 @@ namespace Hybrid.Kernels;
 
 /// <summary>
 /// The root-mean-square norm <c>y = x / sqrt(mean(x^2) + eps) * w</c> over the last dimension (Zhang and Sennrich, arXiv 1910.07467): one
-/// pass forward and one backward over the rows, which keep nothing but x. Float32 on CPU; differentiable once.
+/// pass forward and one backward over the rows, which keep nothing but x. Float32 on CPU.
 /// </summary>
 internal static unsafe class RootMeanSquare
 {
@@ -31,7 +31,7 @@ internal static unsafe class RootMeanSquare
         Tensor[] inputs = [SelfTest.Values(1, 2, 3, 37), SelfTest.Values(2, 1, 37)];
         var upstream = SelfTest.Values(3, 1, 3, 37);
         var fast = Results(ScalarType.Float32, x => Normalisation.apply(x[0], x[1], epsilon));
-        var reference = Results(ScalarType.Float64, x => x[0] * (x[0].square().mean([-1], keepdim: true) + epsilon).rsqrt() * x[1]);
+        var reference = Results(ScalarType.Float64, x => Reference(x[0], x[1], epsilon));
         return SelfTest.Compare(reference, fast, 1e-5);
 
         List<Tensor> Results(ScalarType dtype, Func<Tensor[], Tensor> norm)
@@ -56,6 +56,10 @@ internal static unsafe class RootMeanSquare
         return y.MoveToOuterDisposeScope();
     }
 
+    /// <summary>The norm from plain tensor operations.</summary>
+    private static Tensor Reference(Tensor x, Tensor weight, double epsilon) =>
+        x * (x.square().mean([-1], keepdim: true) + epsilon).rsqrt() * weight;
+
     private static Tensor Forward(Tensor x, Tensor weight, double epsilon)
     {
         var y = empty_like(x);
@@ -79,7 +83,7 @@ internal static unsafe class RootMeanSquare
     }
 
     /// <summary>Gradients of x and w. Parts sum the latter each for itself; the parts are added up in a fixed order.</summary>
-    private static (Tensor Input, Tensor Weight) Backward(Tensor x, Tensor weight, double epsilon, Tensor gradient)
+    private static Tensor?[] Backward(Tensor x, Tensor weight, double epsilon, Tensor gradient)
     {
         var sizes = Sizes(x, weight, epsilon);
         var (gradInput, parts) = (empty_like(x), empty([sizes.Parts, sizes.Width], dtype: ScalarType.Float32));
@@ -100,7 +104,7 @@ internal static unsafe class RootMeanSquare
         }
 
         KeepAlive(x, weight, gradient, gradInput);
-        return (gradInput, parts.sum(dim: 0));
+        return [gradInput, parts.sum(dim: 0)];
     }
 
     private static RootMeanSquareSizes Sizes(Tensor x, Tensor weight, double epsilon)
@@ -150,8 +154,11 @@ internal static unsafe class RootMeanSquare
 
             using var scope = NewDisposeScope();
             var saved = ctx.get_saved_variables();
-            var (input, weight) = Backward(saved[0], saved[1], (double)ctx.get_data(EpsilonKey), grad_output.contiguous());
-            return [input.MoveToOuterDisposeScope(), weight.MoveToOuterDisposeScope(), null!];
+            var epsilon = (double)ctx.get_data(EpsilonKey);
+            var gradients = RecordedGradient.IsWanted
+                ? RecordedGradient.Of(x => [Reference(x[0]!, x[1]!, epsilon)], saved, [grad_output])
+                : Backward(saved[0], saved[1], epsilon, grad_output.contiguous());
+            return [gradients[0]?.MoveToOuterDisposeScope()!, gradients[1]?.MoveToOuterDisposeScope()!, null!];
         }
     }
 }

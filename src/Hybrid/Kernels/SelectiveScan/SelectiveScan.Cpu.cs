@@ -73,12 +73,27 @@ public static partial class SelectiveScan
             var layout = (ScanLayout)ctx.get_data(nameof(ScanLayout));
             var saved = ctx.get_saved_variables();
             var next = 0;
-            var x = ScanTensors.From([.. layout.Present.Select(present => present ? saved[next++] : null)], layout.Steps);
+            Tensor?[] all = [.. layout.Present.Select(present => present ? saved[next++] : null)];
+            return RecordedGradient.IsWanted
+                ? Results(RecordedGradient.Of(x => Reference(x, layout.Steps), all, grad_outputs))
+                : Results(Gradients(ScanTensors.From(all, layout.Steps), saved[next], grad_outputs));
+
+            List<Tensor> Results(Tensor?[] gradients) =>
+                [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+        }
+
+        private static IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> x, ScanSteps steps)
+        {
+            var (y, state) = SelectiveScan.Reference(x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], steps, x[8], x[9], x[10]);
+            return [y, state];
+        }
+
+        private static Tensor?[] Gradients(ScanTensors x, Tensor boundaries, List<Tensor> grad_outputs)
+        {
             var sizes = new ScanSizes(x);
             var gradY = grad_outputs[0].IsInvalid ? zeros([sizes.Batch, sizes.Time, sizes.Channels], dtype: ScalarType.Float32) : RowView.Of(grad_outputs[0]);
             var gradFinal = grad_outputs.Count == 1 || grad_outputs[1].IsInvalid ? null : grad_outputs[1].contiguous();
-            var gradients = ScanOnCpu.Backward(x, sizes, saved[next], gradY, gradFinal);
-            return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+            return ScanOnCpu.Backward(x, sizes, boundaries, gradY, gradFinal);
         }
     }
 
