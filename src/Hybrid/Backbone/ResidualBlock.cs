@@ -175,8 +175,8 @@ public sealed class ResidualBlock : SequenceMixer
             return RunAlone(x, context, balanceLosses).MoveToOuterDisposeScope();
         }
 
-        var mixed = Residual(x, mixerNorm, input => mixer.forward(input, context));
-        var output = feedForward is null ? mixed : Residual(mixed, feedForwardNorm, input => RunFeedForward(input, balanceLosses));
+        var mixed = Leave(x, mixer.forward(Enter(x, mixerNorm), context), mixerNorm);
+        var output = feedForward is null ? mixed : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm), balanceLosses), feedForwardNorm);
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
     }
 
@@ -185,7 +185,7 @@ public sealed class ResidualBlock : SequenceMixer
     {
         var batch = MixerBatch.Begin(this, x, context, feedForwardNorm!.parameters().First().dtype);
         var state = RequireState<PositionState>(context.State, batch.Size);
-        var output = Residual(batch.Input, feedForwardNorm, input => RunFeedForward(input, balanceLosses));
+        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm), balanceLosses), feedForwardNorm);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(output);
     }
@@ -202,9 +202,12 @@ public sealed class ResidualBlock : SequenceMixer
         return output;
     }
 
-    private Tensor Residual(Tensor x, Module<Tensor, Tensor>? norm, Func<Tensor, Tensor> branch)
+    /// <summary>What a branch gets of the residual stream.</summary>
+    private Tensor Enter(Tensor x, Module<Tensor, Tensor>? norm) => preNorm ? norm?.call(x) ?? x : x;
+
+    /// <summary>The residual stream after a branch.</summary>
+    private Tensor Leave(Tensor x, Tensor output, Module<Tensor, Tensor>? norm)
     {
-        var output = branch(preNorm ? norm?.call(x) ?? x : x);
         output = dropout?.call(output) ?? output;
         var sum = x + (residualMultiplier == 1 ? output : output * residualMultiplier);
         return preNorm ? sum : norm?.call(sum) ?? sum;

@@ -42,7 +42,7 @@ public static partial class KernelDispatcher
             return true;
         }
 
-        var difference = SelfTests.GetOrAdd(kernel, _ => new Lazy<string?>(() => Difference(selfTest))).Value;
+        var difference = SelfTests.GetOrAdd(kernel, static (_, test) => new Lazy<string?>(() => Difference(test)), selfTest).Value;
         if (difference is null)
         {
             return true;

@@ -53,17 +53,20 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>False keeps to plain tensor operations. Default true.</summary>
+    public bool UseFusedKernels { get; init; } = true;
+
     /// <summary>Normalises.</summary>
     /// <param name="input">[..., width].</param>
     /// <returns>The same shape and dtype.</returns>
     public override Tensor forward(Tensor input)
     {
-        if (input.shape is not [.., var last] || last != width)
+        if (input.Dimensions == 0 || input.size(-1) != width)
         {
             throw new ArgumentException($"RmsNorm: the input must be [..., {width}]; got [{string.Join(", ", input.shape)}].", nameof(input));
         }
 
-        if (scale == NormScale.Weight && RootMeanSquare.CanRun(input, weight!))
+        if (UseFusedKernels && scale == NormScale.Weight && RootMeanSquare.CanRun(input, weight!))
         {
             return RootMeanSquare.Apply(input, weight!, epsilon);
         }

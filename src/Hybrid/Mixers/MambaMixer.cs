@@ -61,7 +61,9 @@ public sealed record MambaOptions
     /// </summary>
     public ScanType ScanType { get; init; } = ScanType.Auto;
 
-    /// <summary>False keeps to plain tensor operations, which excludes <see cref="ScanType.Fused"/>. Default true.</summary>
+    /// <summary>
+    /// False keeps to plain tensor operations in the whole layer, at any length, which excludes <see cref="ScanType.Fused"/>. Default true.
+    /// </summary>
     public bool UseFusedKernels { get; init; } = true;
 
     /// <summary>Epsilon of the inner norms. Default 1e-6.</summary>
@@ -182,10 +184,9 @@ public sealed class MambaMixer : SequenceMixer
         outProjection = Linear(inner, width, hasBias: options.UseBias);
         if (options.UseInnerNorms)
         {
-            var scale = options.UseInnerNormWeights ? NormScale.Weight : NormScale.None;
-            dtNorm = new RmsNorm(rank, options.InnerNormEps, scale);
-            inputNorm = new RmsNorm(options.DState, options.InnerNormEps, scale);
-            outputNorm = new RmsNorm(options.DState, options.InnerNormEps, scale);
+            dtNorm = InnerNorm(rank);
+            inputNorm = InnerNorm(options.DState);
+            outputNorm = InnerNorm(options.DState);
         }
 
         using var scope = NewDisposeScope();
@@ -218,18 +219,15 @@ public sealed class MambaMixer : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context)
+    public override Tensor forward(Tensor x, MixerContext context) => Step(x, context) ?? Mix(x, context);
+
+    private Tensor Mix(Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<MambaState>(context.State, batch.Size);
 
-        var projected = LinearStep.Apply(inProjection, batch.Input);                     // [B, T, 2E]
-        if (Step(projected, batch, state) is { } step)
-        {
-            return LinearStep.Apply(outProjection, step).MoveToOuterDisposeScope();
-        }
-
+        var projected = LinearStep.Apply(inProjection, batch.Input, options.UseFusedKernels); // [B, T, 2E]
         var halves = projected.chunk(2, -1);                                             // [B, T, E] each: x, z
         var (convolved, window) = convolution.forward(halves[0], state?.Convolution, batch.Lengths, context.SequenceIds);
 
@@ -245,7 +243,7 @@ public sealed class MambaMixer : SequenceMixer
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(LinearStep.Apply(outProjection, y)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(outProjection, y, options.UseFusedKernels)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Mixes a batch and says how.</summary>
@@ -267,27 +265,36 @@ public sealed class MambaMixer : SequenceMixer
     /// <summary>Cost of mixing T tokens like these, without state and packed rows.</summary>
     internal ComputeComplexity Complexity(Tensor x) => ScanComplexity.Of(SelectiveScan.Resolve(scanType, ("u", x), ("A", decayLog)));
 
-    /// <summary>One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run.</summary>
-    private Tensor? Step(Tensor projected, MixerBatch batch, MambaState? state)
+    /// <summary>
+    /// One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run. A token has no
+    /// padding, so nothing is made that would need a dispose scope: one costs more than the tensors here.
+    /// </summary>
+    private Tensor? Step(Tensor x, MixerContext context)
     {
-        if (state is null || batch.Length != 1 || is_grad_enabled() || scanType is not (ScanType.Auto or ScanType.Fused)
+        if (context.State is null || is_grad_enabled() || x.Dimensions != 3 || x.size(1) != 1 || scanType is not (ScanType.Auto or ScanType.Fused)
             || options.UseInnerNorms || options.Activation is not (Activation.Silu or Activation.Identity))
         {
             return null;
         }
 
+        var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
+        var state = RequireState<MambaState>(context.State, batch.Size)!;
         var weights = new MambaStepWeights(
             convolution.Weight, convolution.Bias, xProjection.weight, dtProjection.weight, dtProjection.bias!, decayLog, skip);
-        if (!MambaStep.CanRun(projected, weights, state.Convolution, state.Recurrent))
+        if (!MambaStep.CanRun(x, weights, state.Convolution, state.Recurrent))
         {
             return null;
         }
 
         var limits = (options.DtLimitMin ?? 0, options.DtLimitMax ?? double.PositiveInfinity);
-        var y = MambaStep.Apply(projected, weights, state.Convolution, state.Recurrent, options.Activation == Activation.Silu, limits);
+        using var projected = LinearStep.Apply(inProjection, batch.Input);               // [B, 1, 2E]
+        using var y = MambaStep.Apply(projected, weights, state.Convolution, state.Recurrent, options.Activation == Activation.Silu, limits);
         state.Advance(batch.Length, batch.Lengths);
-        return y;
+        return LinearStep.Apply(outProjection, y);
     }
+
+    private RmsNorm InnerNorm(long size) =>
+        new(size, options.InnerNormEps, options.UseInnerNormWeights ? NormScale.Weight : NormScale.None) { UseFusedKernels = options.UseFusedKernels };
 
     /// <summary>A = -exp(A_log), [E, N], in the precision of the state.</summary>
     private Tensor Decay() => decayLog.to_type(StatePrecision.Of(decayLog.dtype)).exp().neg();

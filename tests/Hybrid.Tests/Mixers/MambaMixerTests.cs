@@ -87,6 +87,29 @@ public class MambaMixerTests
         Assert.True(TensorAssert.RelativeError(usual.call(x), other.call(x)) > 1e-3);
     }
 
+    /// <summary>Kernels round in their own ways, so equal bits mean that none ran; with them, some bits differ.</summary>
+    [Fact]
+    public void WithoutFusedKernelsOnlyTensorOperationsRun()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        manual_seed(9);
+        using var fused = new MambaMixer(96, new MambaOptions { UseInnerNorms = true });
+        using var plain = new MambaMixer(96, new MambaOptions { UseInnerNorms = true, UseFusedKernels = false });
+        plain.load_state_dict(fused.state_dict());
+        Tensor[] pieces = [Values.Normal(1, 2, 40, 96), Values.Normal(2, 2, 1, 96), Values.Normal(3, 2, 1, 96)];
+        var reference = Run(plain, referenceOnly: true);
+        TensorAssert.Identical(reference, Run(plain, referenceOnly: false), "without fused kernels");
+        Assert.False(reference.eq(Run(fused, referenceOnly: false)).all().ToBoolean());
+
+        Tensor Run(MambaMixer mixer, bool referenceOnly)
+        {
+            using var kernels = new KernelChoice(referenceOnly);
+            var context = new MixerContext { State = mixer.CreateState(2) };
+            return cat([.. pieces.Select(piece => mixer.forward(piece, context))], 1);
+        }
+    }
+
     [Fact]
     public void AConvolutionOfOneTapNeedsNoWindow()
     {

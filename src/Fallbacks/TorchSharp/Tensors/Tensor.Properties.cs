@@ -18,7 +18,13 @@ public static partial class torch
 
         public long[] size() => shape;
 
-        public long size(int dim) => shape[Wrap(dim)];
+        public unsafe long size(int dim)
+        {
+            var index = Wrap(dim);
+            var sizes = stackalloc long[(int)Dimensions];
+            Shim.hy_tensor_sizes(Handle, sizes, (int)Dimensions);
+            return sizes[index];
+        }
 
         public unsafe long[] stride()
         {

@@ -11,6 +11,7 @@ internal static unsafe class ConvKernel<TLane>
     where TLane : struct, ILane<TLane>
 {
     /// <summary>y of some steps of a row.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Forward(in ConvInputs p, RowView y, int row, int start, int count)
     {
         var sources = stackalloc float*[p.Width];
@@ -31,6 +32,7 @@ internal static unsafe class ConvKernel<TLane>
     /// All gradients of a group of channels. With dp_t the gradient before the activation: d tap_k += dp_t x_(t-(W-1)+k), and once dp_t is
     /// there, x_(t-(W-1)), of which the outputs up to t are made, gets all it gets: sum_k tap_k dp_(t-k).
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Backward(in ConvInputs p, in ConvGradients g, int row, int first, int last)
     {
         var lanes = TLane.Count;
@@ -89,6 +91,7 @@ internal static unsafe class ConvKernel<TLane>
     }
 
     /// <summary>The gradient before the activation of one step, and what it adds to those of taps and bias.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void BeforeActivation(
         in ConvInputs p, float* gradY, float** sources, float* recent, float* taps, float* bias, int stride, int first, int last)
     {

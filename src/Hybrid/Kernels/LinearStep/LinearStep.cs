@@ -18,8 +18,9 @@ public static unsafe class LinearStep
     /// <summary>Applies a layer.</summary>
     /// <param name="layer">W [O, K] and its bias [O] or none.</param>
     /// <param name="x">[..., K], in the dtype of the weights.</param>
+    /// <param name="fused">False for the matrix product whatever the rows.</param>
     /// <returns>[..., O].</returns>
-    public static Tensor Apply(Linear layer, Tensor x) => Runs(x) && Apply(x, layer.weight, layer.bias) is { } y ? y : layer.call(x);
+    public static Tensor Apply(Linear layer, Tensor x, bool fused = true) => fused && Runs(x) && Apply(x, layer.weight, layer.bias) is { } y ? y : layer.call(x);
 
     /// <summary>Applies weights.</summary>
     /// <param name="x">[..., K].</param>
@@ -65,8 +66,13 @@ public static unsafe class LinearStep
     private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias)
     {
         var shape = x.shape;
-        var matrix = weight.shape;
-        if (shape.Length == 0 || matrix.Length != 2 || shape[^1] != matrix[1] || matrix[1] == 0)
+        if (shape.Length == 0 || weight.Dimensions != 2)
+        {
+            return null;
+        }
+
+        var (outputs, width) = (weight.size(0), weight.size(1));
+        if (shape[^1] != width || width == 0)
         {
             return null;
         }
@@ -79,12 +85,12 @@ public static unsafe class LinearStep
 
         var dtype = x.dtype;
         if (rows is < 1 or > MaxRows || weight.dtype != dtype || weight.device_type != DeviceType.CPU || !weight.is_contiguous()
-            || (bias is not null && (bias.dtype != dtype || bias.device_type != DeviceType.CPU || bias.dim() != 1 || bias.size(0) != matrix[0])))
+            || (bias is not null && (bias.dtype != dtype || bias.device_type != DeviceType.CPU || bias.dim() != 1 || bias.size(0) != outputs)))
         {
             return null;
         }
 
-        shape[^1] = matrix[0];
+        shape[^1] = outputs;
         return dtype == ScalarType.Float32
             ? RunFloat32(x, weight, bias, shape, (int)rows)
             : RunBFloat16(x, weight, bias, shape, (int)rows);
@@ -92,9 +98,9 @@ public static unsafe class LinearStep
 
     private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows)
     {
-        using var scope = NewDisposeScope();
-        var input = x.contiguous();
-        var offset = bias?.contiguous();
+        using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
+        using var biasCopy = TensorMemory.CopyUnlessContiguous(bias);
+        var (input, offset) = (inputCopy ?? x, biasCopy ?? bias);
         var y = empty(shape, dtype: ScalarType.Float32);
         Run<Float32Weights>(new LinearStepSizes
         {
@@ -107,7 +113,7 @@ public static unsafe class LinearStep
             Outputs = (int)shape[^1],
         });
         KeepAlive(input, weight, offset, y);
-        return y.MoveToOuterDisposeScope();
+        return y;
     }
 
     /// <summary>The few rows of x, b and y become float32; W, which is what takes time, is read as it is.</summary>

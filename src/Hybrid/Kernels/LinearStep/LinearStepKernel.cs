@@ -68,6 +68,7 @@ internal unsafe struct LinearStepKernel<TLane, TWeights>(LinearStepSizes sizes) 
 {
     private readonly LinearStepSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void Run(int part)
     {
         var first = part * sizes.PartOutputs(TWeights.Size);

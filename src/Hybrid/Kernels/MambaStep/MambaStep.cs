@@ -23,24 +23,38 @@ internal readonly record struct MambaStepWeights(
 /// </summary>
 internal static unsafe class MambaStep
 {
-    /// <summary>True where the step can run: float32 on CPU, the state in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
+    /// <summary>True where the step can run: float32 on CPU, weights and states in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
     public static bool CanRun(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
-        var runs = LaneTasks.CanRunFloat32(
-            out var reason, ("x", x), ("the convolution's weight", weights.ConvolutionWeight), ("its bias", weights.ConvolutionBias), ("W_x", weights.PartsWeight),
-            ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias), ("A_log", weights.DecayLog), ("D", weights.Skip), ("the window", window), ("the state", state));
-        if (runs && !(window.is_contiguous() && state.is_contiguous()))
-        {
-            (runs, reason) = (false, "the state is not contiguous");
-        }
-
-        if (runs && KernelDispatcher.Agrees(nameof(MambaStep), Compare, out reason))
+        ReadOnlySpan<(string Name, Tensor? Tensor)> memory =
+        [
+            ("the window", window), ("the state", state), ("the convolution's weight", weights.ConvolutionWeight),
+            ("the convolution's bias", weights.ConvolutionBias), ("W_x", weights.PartsWeight), ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias),
+            ("A_log", weights.DecayLog), ("D", weights.Skip),
+        ];
+        if (LaneTasks.CanRunFloat32(out var reason, ("x", x)) && LaneTasks.CanRunFloat32(out reason, memory) && AreContiguous(memory, out reason)
+            && KernelDispatcher.Agrees(nameof(MambaStep), Compare, out reason))
         {
             return true;
         }
 
         KernelDispatcher.Refused(nameof(MambaStep), reason);
         return false;
+    }
+
+    private static bool AreContiguous(ReadOnlySpan<(string Name, Tensor? Tensor)> tensors, out string reason)
+    {
+        foreach (var (name, tensor) in tensors)
+        {
+            if (tensor?.is_contiguous() == false)
+            {
+                reason = $"{name} is not contiguous";
+                return false;
+            }
+        }
+
+        reason = "";
+        return true;
     }
 
     /// <summary>The self-test: output, window and state of one step against the convolution and the scan made of tensor operations.</summary>
@@ -78,19 +92,11 @@ internal static unsafe class MambaStep
     /// <returns>y [B, 1, E], in the current dispose scope.</returns>
     public static Tensor Apply(Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits)
     {
-        using var scope = NewDisposeScope();
-        var shape = state.shape;
-        var (batch, channels, stateSize) = ((int)shape[0], (int)shape[1], (int)shape[2]);
+        var (batch, channels, stateSize) = ((int)state.size(0), (int)state.size(1), (int)state.size(2));
         var rank = (int)weights.StepWeight.size(1);
-        Tensor[] inputs =
-        [
-            projected.contiguous(), weights.ConvolutionWeight.contiguous(), weights.PartsWeight.contiguous(), weights.StepWeight.contiguous(),
-            weights.StepBias.contiguous(), weights.DecayLog.contiguous(), weights.Skip.contiguous(),
-        ];
-        var bias = weights.ConvolutionBias?.contiguous();
         var y = empty([batch, 1, channels], dtype: ScalarType.Float32);
-        var scratch = empty((long)batch * (channels + rank + (2 * stateSize)), dtype: ScalarType.Float32);
-        var convolved = Address(scratch);
+        using var scratch = new Scratch(batch * (channels + rank + (2 * stateSize)));
+        var convolved = scratch.Take(batch * channels);
         var sizes = new MambaStepSizes
         {
             Batch = batch,
@@ -101,23 +107,25 @@ internal static unsafe class MambaStep
             Silu = silu,
             StepMin = (float)stepLimits.Min,
             StepMax = (float)stepLimits.Max,
-            Projected = Address(inputs[0]),
+            Projected = Address(projected),
             Convolved = convolved,
-            Parts = convolved + ((long)batch * channels),
-            ConvolutionWeight = Address(inputs[1]),
-            ConvolutionBias = bias is null ? null : Address(bias),
-            StepWeight = Address(inputs[3]),
-            StepBias = Address(inputs[4]),
-            DecayLog = Address(inputs[5]),
-            Skip = Address(inputs[6]),
+            Parts = scratch.Take(batch * (rank + (2 * stateSize))),
+            ConvolutionWeight = Address(weights.ConvolutionWeight),
+            ConvolutionBias = weights.ConvolutionBias is { } bias ? Address(bias) : null,
+            StepWeight = Address(weights.StepWeight),
+            StepBias = Address(weights.StepBias),
+            DecayLog = Address(weights.DecayLog),
+            Skip = Address(weights.Skip),
             Window = Address(window),
             State = Address(state),
             Output = Address(y),
         };
-        Run(sizes, Address(inputs[2]));
+        Run(sizes, Address(weights.PartsWeight));
+        GC.KeepAlive(projected);
+        KeepAlive(weights);
         GC.KeepAlive(window);
         GC.KeepAlive(state);
-        return y.MoveToOuterDisposeScope();
+        return y;
     }
 
     /// <summary>Registers hold states of one channel: the widest that N fills, so that few are left over.</summary>
@@ -151,6 +159,17 @@ internal static unsafe class MambaStep
             Outputs = sizes.PartWidth,
         });
         WorkerTeam.Run(new MambaScanStep<TLane>(sizes), sizes.Batch * sizes.Groups);
+    }
+
+    private static void KeepAlive(MambaStepWeights weights)
+    {
+        GC.KeepAlive(weights.ConvolutionWeight);
+        GC.KeepAlive(weights.ConvolutionBias);
+        GC.KeepAlive(weights.PartsWeight);
+        GC.KeepAlive(weights.StepWeight);
+        GC.KeepAlive(weights.StepBias);
+        GC.KeepAlive(weights.DecayLog);
+        GC.KeepAlive(weights.Skip);
     }
 
     private static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);

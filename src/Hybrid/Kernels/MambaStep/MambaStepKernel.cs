@@ -9,6 +9,7 @@ internal readonly unsafe struct MambaConvolutionStep<TLane>(MambaStepSizes sizes
 {
     private readonly MambaStepSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var (row, first, count) = sizes.Locate(part);
@@ -53,6 +54,7 @@ internal readonly unsafe struct MambaScanStep<TLane>(MambaStepSizes sizes) : IPa
 {
     private readonly MambaStepSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var (row, first, count) = sizes.Locate(part);
@@ -85,6 +87,7 @@ internal readonly unsafe struct MambaScanStep<TLane>(MambaStepSizes sizes) : IPa
         Copy(y, sizes.Output + ((long)row * sizes.Channels) + first, count);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void StepSizes(float* dt, int first, int count, float* delta)
     {
         for (var channel = 0; channel < count; channel++)

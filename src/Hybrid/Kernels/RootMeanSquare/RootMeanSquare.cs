@@ -50,10 +50,10 @@ internal static unsafe class RootMeanSquare
     /// <returns>The shape of <paramref name="x"/>, in the current dispose scope.</returns>
     public static Tensor Apply(Tensor x, Tensor weight, double epsilon)
     {
-        using var scope = NewDisposeScope();
-        var (input, scale) = (x.contiguous(), weight.contiguous());
-        var y = is_grad_enabled() ? Normalisation.apply(input, scale, epsilon) : Forward(input, scale, epsilon);
-        return y.MoveToOuterDisposeScope();
+        using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
+        using var weightCopy = TensorMemory.CopyUnlessContiguous(weight);
+        var (input, scale) = (inputCopy ?? x, weightCopy ?? weight);
+        return is_grad_enabled() ? Normalisation.apply(input, scale, epsilon) : Forward(input, scale, epsilon);
     }
 
     /// <summary>The norm from plain tensor operations.</summary>

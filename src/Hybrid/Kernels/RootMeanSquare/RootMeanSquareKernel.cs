@@ -34,6 +34,7 @@ internal readonly unsafe struct RootMeanSquareForward<TLane>(RootMeanSquareSizes
 {
     private readonly RootMeanSquareSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var (first, end) = sizes.Locate(part);
@@ -71,6 +72,7 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane>(RootMeanSquareSize
 {
     private readonly RootMeanSquareSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var (first, end) = sizes.Locate(part);
@@ -88,6 +90,7 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane>(RootMeanSquareSize
     }
 
     /// <summary>Sum of w dy x.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private float WeightedDot(float* x, float* gradient)
     {
         var lanes = TLane.Count;
@@ -108,6 +111,7 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane>(RootMeanSquareSize
         return sum;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void GradientOfRow(float* x, float* gradient, float* gradInput, float* gradWeight, float scale, float mean)
     {
         var lanes = TLane.Count;

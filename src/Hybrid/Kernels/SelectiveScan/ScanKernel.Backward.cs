@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
@@ -71,6 +72,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     }
 
     /// <summary>The gradient of what comes before the gate.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Ungate(in ScanInputs p, in ScanGradients g, Group group, int start, int count, float* gradY)
     {
         var lanes = TLane.Count;
@@ -94,6 +96,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     }
 
     /// <summary>The states and decay factors of a chunk of one block, from the state before it, and C h, which the gate's gradient needs.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Recompute(in ScanInputs p, Group group, Operands operands, int block, int start, int count, BackwardChunk chunk)
     {
         var (lanes, size, n) = (TLane.Count, group.Size, p.Sizes.StateSize);
@@ -123,6 +126,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     /// The steps of a chunk of one block backwards: with dh the gradient of h_t and a = exp(step A): dh += C dy, d(step) += dh h_(t-1) a A,
     /// d(step u) = dh B, and dh_(t-1) = a dh.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Return(in ScanInputs p, Group group, Operands operands, int block, int start, int count, BackwardChunk chunk)
     {
         var (lanes, size, n) = (TLane.Count, group.Size, p.Sizes.StateSize);
@@ -169,6 +173,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     }
 
     /// <summary>From the gradients of step and step * u to those of u, delta, z, D and the bias.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void InputGradients(in ScanInputs p, in ScanGradients g, Group group, int start, int count, BackwardChunk chunk)
     {
         var lanes = TLane.Count;

@@ -50,6 +50,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     }
 
     /// <summary>step = clamp(softplus(delta + bias)), 0 at padding, and step * u.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void StepSizes(in ScanInputs p, Group group, int start, int count, float* step, float* driven)
     {
         var lanes = TLane.Count;
@@ -78,6 +79,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     }
 
     /// <summary>A chunk of one block: the states move on, and C h goes to <paramref name="y"/>.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Recur(
         in ScanInputs p, Group group, Operands operands, int block, int start, int count, float* step, float* driven, float* state, float* y)
     {
@@ -122,6 +124,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
         TOut.PerChannel ? operands.OutMatrix + (block * group.Size) : p.C.At(group.Row, time, group.First);
 
     /// <summary>(y + D u) SiLU(z).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void SkipAndGate(in ScanInputs p, Group group, int start, int count, float* y, RowView target)
     {
         var lanes = TLane.Count;

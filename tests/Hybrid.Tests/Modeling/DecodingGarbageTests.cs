@@ -1,0 +1,91 @@
+using Hybrid.Modeling;
+using Hybrid.Tests.Infrastructure;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Modeling;
+
+/// <summary>What a token leaves to the garbage collector, and how many tensors it takes: a constant, and a little for each layer.</summary>
+public class DecodingGarbageTests
+{
+    /// <summary>The norm, the two projections, the step between them and the residual sum.</summary>
+    private const long TensorsOfALayer = 5;
+
+    /// <summary>Handles of those tensors, their shapes as arrays, the block's dispose scope with its table, and the layer's context.</summary>
+    private const long BytesOfALayer = 1800;
+
+    [Fact]
+    public void AMambaLayerTakesFewTensorsAndLittleGarbage()
+    {
+        var (shallow, deep) = (Measure(2), Measure(10));
+        Assert.InRange((deep.Tensors - shallow.Tensors) / 8, 1, TensorsOfALayer);
+        Assert.InRange((deep.Bytes - shallow.Bytes) / 8, 1, BytesOfALayer);
+    }
+
+    [Fact]
+    public void ATokenTakesNoMoreAfterManyOthers()
+    {
+        using var model = new Decoder(3);
+        var early = model.Measure();
+        for (var token = 0; token < 200; token++)
+        {
+            model.Step();
+        }
+
+        Assert.Equal(early, model.Measure());
+    }
+
+    private static (long Tensors, long Bytes) Measure(int layers)
+    {
+        using var model = new Decoder(layers);
+        return model.Measure();
+    }
+
+    /// <summary>A small model and the state of one sequence, with the first tokens behind it.</summary>
+    private sealed class Decoder : IDisposable
+    {
+        private readonly ThreadCount threads = new(1);
+        private readonly CausalLanguageModel model;
+        private readonly CompositeState state;
+        private readonly MixerContext context;
+        private readonly Tensor token = tensor(new long[] { 3 }).view(1, 1);
+
+        public Decoder(int layers)
+        {
+            model = new CausalLanguageModel(new LanguageModelOptions { VocabSize = 11, HiddenSize = 16, NumLayers = layers, Layers = ["mamba"] });
+            model.eval();
+            state = model.CreateState(1);
+            context = new MixerContext { State = state };
+            for (var i = 0; i < 5; i++)
+            {
+                Step();
+            }
+        }
+
+        public void Step()
+        {
+            using var scope = NewDisposeScope();
+            using var guard = no_grad();
+            model.NextTokenLogits(token, context);
+        }
+
+        /// <summary>Tensors that a token makes, and bytes that it allocates on this thread.</summary>
+        public (long Tensors, long Bytes) Measure()
+        {
+            var statistics = DisposeScopeManager.Statistics.TensorStatistics;
+            var (tensors, bytes) = (statistics.CreatedInScopeCount, GC.GetAllocatedBytesForCurrentThread());
+            Step();
+            bytes = GC.GetAllocatedBytesForCurrentThread() - bytes;
+            return (statistics.CreatedInScopeCount - tensors, bytes);
+        }
+
+        public void Dispose()
+        {
+            token.Dispose();
+            state.Dispose();
+            model.Dispose();
+            threads.Dispose();
+        }
+    }
+}
