@@ -4,14 +4,14 @@ using Hybrid.Samples;
 const string Both = "both";
 var task = new Option<string>("--task") { Description = "recall, induction or both.", DefaultValueFactory = _ => Both };
 var minutes = new Option<double>("--minutes") { Description = "Training time of all models together at most.", DefaultValueFactory = _ => 10 };
-var steps = new Option<int>("--steps") { Description = "Optimizer steps of a model at most.", DefaultValueFactory = _ => 500 };
+var steps = new Option<int?>("--steps") { Description = "Optimizer steps of a model at most; default: the task's own." };
 var models = new Option<string[]>("--models")
 {
     Description = $"Which models, of {string.Join(", ", Contender.All.Select(contender => contender.Name))}; default: all.",
     AllowMultipleArgumentsPerToken = true,
 };
 var width = new Option<long>("--width") { Description = "Model width, a multiple of 32.", DefaultValueFactory = _ => 64 };
-var vocabulary = new Option<int>("--vocabulary") { Description = "Ids of associative recall, half of them keys and half of them values.", DefaultValueFactory = _ => 128 };
+var vocabulary = new Option<int>("--vocabulary") { Description = "Ids of associative recall, half of them keys and half of them values.", DefaultValueFactory = _ => 512 };
 var length = new Option<int>("--length") { Description = "Tokens of a training sequence.", DefaultValueFactory = _ => 64 };
 var pairs = new Option<int>("--pairs") { Description = "Pairs of associative recall.", DefaultValueFactory = _ => 8 };
 var rate = new Option<double>("--rate") { Description = "Peak learning rate.", DefaultValueFactory = _ => 3e-3 };
@@ -40,14 +40,15 @@ command.SetAction(parsed =>
     var (left, waiting) = (TimeSpan.FromMinutes(parsed.GetValue(minutes)), chosen.Length * contenders.Length);
     foreach (var current in chosen)
     {
-        Console.WriteLine($"{current.Name}; at most {parsed.GetValue(steps)} steps a model");
+        var most = parsed.GetValue(steps) ?? current.Steps;
+        Console.WriteLine($"{current.Name}; at most {most} steps a model");
         var parameters = Contender.All[^1].Parameters(current, parsed.GetValue(width));
         var results = new List<RecallResult>();
         foreach (var contender in contenders)
         {
             var options = contender.Options(current, parsed.GetValue(width), parameters);
             var run = new RecallRun(current, contender, options, parsed.GetValue(rate), parsed.GetValue(seed));
-            results.Add(run.Train(parsed.GetValue(steps), left / waiting, Console.WriteLine));
+            results.Add(run.Train(most, left / waiting, Console.WriteLine));
             (left, waiting) = (left - results[^1].Time, waiting - 1);
         }
 

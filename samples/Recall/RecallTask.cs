@@ -15,6 +15,9 @@ internal abstract class RecallTask
 
     public abstract int TrainingLength { get; }
 
+    /// <summary>Steps in which the interleaved model learns the task, with room to spare.</summary>
+    public abstract int Steps { get; }
+
     /// <summary>Lengths to test, the training length first.</summary>
     public abstract IReadOnlyList<int> TestLengths { get; }
 
@@ -49,6 +52,8 @@ internal sealed class AssociativeRecall(int vocabulary, int length, int pairs) :
     public override long VocabSize => vocabulary;
 
     public override int TrainingLength => length;
+
+    public override int Steps => 1500;
 
     public override IReadOnlyList<int> TestLengths => [length, 2 * length, 4 * length];
 
@@ -96,6 +101,8 @@ internal sealed class InductionHeads(int vocabulary, int length) : RecallTask
     public override long VocabSize => vocabulary;
 
     public override int TrainingLength => length;
+
+    public override int Steps => 500;
 
     public override IReadOnlyList<int> TestLengths => [length, 2 * length, 4 * length];
 
