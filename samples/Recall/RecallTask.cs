@@ -15,7 +15,7 @@ internal abstract class RecallTask
 
     public abstract int TrainingLength { get; }
 
-    /// <summary>Steps in which the interleaved model learns the task, with room to spare.</summary>
+    /// <summary>Steps in which the hybrids that can learn the task do so, with room to spare.</summary>
     public abstract int Steps { get; }
 
     /// <summary>Lengths to test, the training length first.</summary>
@@ -53,7 +53,7 @@ internal sealed class AssociativeRecall(int vocabulary, int length, int pairs) :
 
     public override int TrainingLength => length;
 
-    public override int Steps => 1500;
+    public override int Steps => 3000;
 
     public override IReadOnlyList<int> TestLengths => [length, 2 * length, 4 * length];
 
