@@ -9,7 +9,8 @@ namespace Hybrid.Checkpoints.HuggingFace;
 /// <param name="Architecture">Its architecture.</param>
 /// <param name="Config">Content of config.json.</param>
 /// <param name="Generation">Content of generation_config.json.</param>
-internal sealed record HubOrigin(HubArchitecture Architecture, JsonObject Config, HubGeneration Generation);
+/// <param name="Tokenizer">The tokenizer's files.</param>
+internal sealed record HubOrigin(HubArchitecture Architecture, JsonObject Config, HubGeneration Generation, HubTokenizer Tokenizer);
 
 /// <summary>What config.json asks for.</summary>
 /// <param name="Options">Sizes and layers.</param>

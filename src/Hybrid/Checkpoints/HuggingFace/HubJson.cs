@@ -39,6 +39,9 @@ internal static class HubJson
         return new JsonObject(sorted).ToJsonString(Indented) + "\n";
     }
 
+    /// <summary>The bytes of an object as a file, its fields in their order.</summary>
+    public static byte[] Utf8(JsonObject content) => Encoding.UTF8.GetBytes(content.ToJsonString(Indented) + "\n");
+
     /// <summary>The number of a special name; null where the name is none.</summary>
     public static double? ParseSpecial(string name) => name switch
     {

@@ -36,8 +36,9 @@ internal static class PretrainedFolder
         var model = Make(described, path, module => Place(module, device, dtype));
         try
         {
-            model.Origin = new HubOrigin(architecture, json, generation);
             Fill(model, architecture, files);
+            model.Origin = new HubOrigin(architecture, json, generation, HubTokenizer.Open(place, model.Options.VocabSize));
+            model.Tokenizer = model.Origin.Tokenizer.Tokenizer;
             model.eval();
             return model;
         }
@@ -60,6 +61,7 @@ internal static class PretrainedFolder
         architecture.Map(map);
         var shards = Shards(map.Tensors, maxShardSize);
         string[] names = [.. shards.Select(shard => shard.Name), HubWeightFiles.IndexName, GenerationName, ConfigName];
+        var tokenizer = HubTokenizer.FilesOf(model);
         Folder(folder, names).Replace(target =>
         {
             foreach (var (name, tensors) in shards)
@@ -71,6 +73,15 @@ internal static class PretrainedFolder
             if (shards.Count > 1)
             {
                 WriteJson(target, HubWeightFiles.IndexName, Index(shards));
+            }
+
+            if (tokenizer.Count > 0)
+            {
+                HubTokenizer.Write(target, tokenizer);
+            }
+            else
+            {
+                HubTokenizer.Copy(folder, target);
             }
 
             WriteJson(target, GenerationName, HubGeneration.For(model, config));
@@ -96,7 +107,7 @@ internal static class PretrainedFolder
 
     private static bool IsOwnName(string name) =>
         name is ConfigName or GenerationName or HubWeightFiles.IndexName or HubWeightFiles.SingleName
-        || (name.StartsWith("model-", StringComparison.Ordinal) && name.EndsWith(".safetensors", StringComparison.Ordinal));
+        || HubTokenizer.IsName(name) || (name.StartsWith("model-", StringComparison.Ordinal) && name.EndsWith(".safetensors", StringComparison.Ordinal));
 
     private static void Place(nn.Module module, Device device, ScalarType dtype)
     {
