@@ -140,11 +140,9 @@ public sealed class TrainingCheckpoint
         var path = PathOf(ModelFile);
         var weights = Distinct(model).Select(group => (Name: group.Names.Find(file.Contains) ?? group.Names[0], group.Tensor)).ToArray();
         FileContent.Require(file, path, weights);
-        using var guard = no_grad();
         foreach (var (name, target) in weights)
         {
-            using var scope = NewDisposeScope();
-            target.copy_(file.Read(name));
+            file.ReadInto(name, target);
         }
     }
 

@@ -58,7 +58,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         backbone = BuildBackbone(options, customise, place);
         hasExperts = backbone.Blocks.Any(block => block.Experts is not null);
-        head = options.TieEmbeddings ? null : Linear(options.HiddenSize, options.VocabSize, hasBias: false);
+        head = options.TieEmbeddings ? null : ModuleParameter.Linear(options.HiddenSize, options.VocabSize, hasBias: false);
         place(embedding);
         if (head is not null)
         {

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Hybrid.Layers;
 using Hybrid.Modeling;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -33,6 +34,7 @@ internal static class PretrainedFolder
 
         using var files = HubWeightFiles.Open(place);
         var (device, dtype) = (torch.device(deviceName), ParseType(dtypeName) ?? TypeOf(folder, files));
+        using var allowance = new WeightAllowance(files.Count, dtype, device);
         var model = Make(described, path, module => Place(module, device, dtype));
         try
         {
@@ -92,13 +94,22 @@ internal static class PretrainedFolder
     /// <summary>Makes the model of a configuration, without its weights.</summary>
     internal static CausalLanguageModel Make(HubModel described, string path, Action<nn.Module> place)
     {
+        var placed = new List<nn.Module>();
         try
         {
-            return new CausalLanguageModel(described.Options, described.Customise, place);
+            return new CausalLanguageModel(described.Options, described.Customise, Place);
         }
-        catch (ArgumentException error)
+        catch (Exception error)
         {
-            throw new InvalidDataException($"{path}: the sizes do not make a model: {error.Message}", error);
+            placed.ForEach(module => module.Dispose());
+            WeightAllowance.Current?.Abandon();
+            throw error is ArgumentException ? new InvalidDataException($"{path}: the sizes do not make a model: {error.Message}", error) : error;
+        }
+
+        void Place(nn.Module module)
+        {
+            placed.Add(module);
+            place(module);
         }
     }
 
@@ -124,8 +135,7 @@ internal static class PretrainedFolder
         architecture.Map(map);
         foreach (var (tensor, name) in files.Match(map))
         {
-            using var inner = NewDisposeScope();
-            tensor.Fill(files.Read(name));
+            tensor.Fill(files.FileOf(name), name);
         }
     }
 
