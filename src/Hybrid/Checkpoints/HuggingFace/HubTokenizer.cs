@@ -29,8 +29,8 @@ internal sealed class HubTokenizer
     /// <summary>Why there is none; null where there is one.</summary>
     public string? Problem { get; }
 
-    /// <summary>True for the name of a file that belongs to a tokenizer.</summary>
-    public static bool IsName(string name) => Names.Contains(name, StringComparer.Ordinal);
+    /// <summary>Names of the files that belong to a tokenizer.</summary>
+    public static IReadOnlyList<string> FileNames => Names;
 
     /// <summary>Reads the tokenizer of a folder. One that cannot be used is no error here.</summary>
     /// <param name="folder">The folder.</param>
