@@ -51,11 +51,7 @@ internal sealed class PeakMemoryDiagnoser : IDiagnoser
         var call = benchmark.Descriptor.WorkloadMethod.CreateDelegate<Action>(instance);
         call();
 
-        // What earlier calls freed goes back to the system; then the kernel forgets the peak so far.
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
-        _ = malloc_trim(0);
-        File.WriteAllText("/proc/self/clear_refs", "5");
+        Forget();
         var before = Kilobytes("VmRSS");
         call();
         var peak = Kilobytes("VmHWM") - before;
@@ -63,7 +59,17 @@ internal sealed class PeakMemoryDiagnoser : IDiagnoser
         return peak / 1024.0;
     }
 
-    private static long Kilobytes(string field)
+    /// <summary>Gives what earlier calls freed back to the system, and lets the kernel forget the peak so far.</summary>
+    internal static void Forget()
+    {
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        _ = malloc_trim(0);
+        File.WriteAllText("/proc/self/clear_refs", "5");
+    }
+
+    /// <summary>A number of the kernel's account of this process, such as VmRSS or VmHWM.</summary>
+    internal static long Kilobytes(string field)
     {
         var line = File.ReadLines("/proc/self/status").First(line => line.StartsWith(field + ":", StringComparison.Ordinal));
         return long.Parse(line.Split([' ', '\t'], StringSplitOptions.RemoveEmptyEntries)[1]);

@@ -1,9 +1,8 @@
 using System.CommandLine;
-using Hybrid.Checkpoints;
 using Hybrid.Modeling;
-using Hybrid.Tokenizers;
+using Hybrid.Samples;
 
-var checkpoint = new Option<string>("--checkpoint") { Description = "Folder that TrainAndGenerate wrote.", Required = true };
+var checkpoint = new Option<string>("--checkpoint") { Description = "Folder that TrainAndGenerate wrote, or one of a model hub.", Required = true };
 var prompt = new Option<string>("--prompt") { Description = "Text to continue.", Required = true };
 var tokens = new Option<int>("--tokens") { Description = "Tokens to generate; bytes unless there is a tokenizer.", DefaultValueFactory = _ => 400 };
 var temperature = new Option<double>("--temperature") { Description = "0 is greedy.", DefaultValueFactory = _ => 0.8 };
@@ -12,9 +11,9 @@ var topP = new Option<double>("--top-p") { Description = "Draw from the smallest
 var minP = new Option<double>("--min-p") { Description = "Draw from those at least this times as likely as the likeliest." };
 var penalty = new Option<double>("--repetition-penalty") { Description = "Above 1: tokens that came already become less likely.", DefaultValueFactory = _ => 1 };
 var stop = new Option<string[]>("--stop") { Description = "Texts to end at.", DefaultValueFactory = _ => [] };
-var tokenizer = new Option<string?>("--tokenizer") { Description = "A tokenizer.json; default: bytes." };
+var tokenizer = new Option<string?>("--tokenizer") { Description = "A tokenizer.json; default: that of the folder, else bytes." };
 var seed = new Option<int?>("--seed") { Description = "Seed of the draws." };
-var command = new RootCommand("Continues a text with a trained checkpoint.")
+var command = new RootCommand("Continues a text with a saved model.")
 {
     checkpoint, prompt, tokens, temperature, topK, topP, minP, penalty, stop, tokenizer, seed,
 };
@@ -22,10 +21,8 @@ command.SetAction(async (parsed, cancellation) =>
 {
     try
     {
-        var saved = TrainingCheckpoint.Open(parsed.GetValue(checkpoint)!);
-        using var model = saved.LoadModel();
-        model.Tokenizer = parsed.GetValue(tokenizer) is { } file ? BpeTokenizer.Load(file) : model.Tokenizer;
-        var options = new GenerationOptions
+        using var model = SavedModel.Load(parsed.GetValue(checkpoint)!, parsed.GetValue(tokenizer));
+        var options = model.GenerationDefaults with
         {
             MaxNewTokens = parsed.GetValue(tokens),
             Temperature = parsed.GetValue(temperature),
@@ -45,7 +42,7 @@ command.SetAction(async (parsed, cancellation) =>
         Console.WriteLine();
         return 0;
     }
-    catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException)
+    catch (Exception error) when (error is ArgumentException or InvalidOperationException or IOException or InvalidDataException or NotSupportedException)
     {
         Console.Error.WriteLine(error.Message);
         return 1;

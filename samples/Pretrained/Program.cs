@@ -2,7 +2,7 @@ using System.CommandLine;
 using Hybrid.Modeling;
 
 var folder = new Option<string>("--model") { Description = "Folder with config.json and model.safetensors, as model hubs have them.", Required = true };
-var prompt = new Option<string>("--prompt") { Description = "Token ids to continue, with commas between them.", Required = true };
+var prompt = new Option<string>("--prompt") { Description = "Text to continue; token ids with commas between them where the folder has no tokenizer.", Required = true };
 var tokens = new Option<int?>("--tokens") { Description = "Tokens to generate; else what generation_config.json says." };
 var device = new Option<string>("--device") { Description = "cpu, cuda, cuda:1 ...", DefaultValueFactory = _ => "cpu" };
 var dtype = new Option<string>("--dtype") { Description = "auto, float32 or bfloat16.", DefaultValueFactory = _ => "auto" };
@@ -16,10 +16,17 @@ command.SetAction(parsed =>
         Console.WriteLine(model.Backbone.Describe());
 
         var defaults = model.GenerationDefaults;
-        using var generator = new TokenGenerator(model, defaults with { MaxNewTokens = parsed.GetValue(tokens) ?? defaults.MaxNewTokens });
-        int[] ids = [.. parsed.GetValue(prompt)!.Split(',').Select(int.Parse)];
-        Console.WriteLine($"prompt        {string.Join(' ', ids)}");
-        Console.WriteLine($"continuation  {string.Join(' ', generator.Generate(ids))}");
+        var options = defaults with { MaxNewTokens = parsed.GetValue(tokens) ?? defaults.MaxNewTokens };
+        if (model.Tokenizer is null)
+        {
+            using var generator = new TokenGenerator(model, options);
+            Console.WriteLine($"tokenizer     none: {model.TokenizerProblem}");
+            Console.WriteLine($"continuation  {string.Join(' ', generator.Generate([.. parsed.GetValue(prompt)!.Split(',').Select(int.Parse)]))}");
+        }
+        else
+        {
+            Console.WriteLine($"continuation  {string.Concat(model.Generate(parsed.GetValue(prompt)!, options))}");
+        }
 
         if (parsed.GetValue(output) is { } target)
         {

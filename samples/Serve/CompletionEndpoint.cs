@@ -8,9 +8,18 @@ namespace Hybrid.Samples;
 
 /// <summary>POST /v1/completions: checks the request, waits for a turn, generates, and answers whole or as server-sent events.</summary>
 internal sealed partial class CompletionEndpoint(
-    CausalLanguageModel model, ServerOptions limits, AdmissionQueue queue, PromptStateCache promptCache, ServerMetrics metrics, ILogger logger)
+    CausalLanguageModel model,
+    ServerOptions limits,
+    AdmissionQueue queue,
+    PromptStateCache promptCache,
+    ServerMetrics metrics,
+    ILogger logger,
+    CancellationToken stopping)
 {
     private const int ClientLeft = 499;
+
+    // The tokens that end a text of this model, whatever else a request asks for.
+    private readonly IReadOnlyCollection<int> stopTokens = model.GenerationDefaults.StopTokens;
 
     public async Task HandleAsync(HttpContext http)
     {
@@ -50,16 +59,9 @@ internal sealed partial class CompletionEndpoint(
             throw new RequestException(StatusCodes.Status404NotFound, "model_not_found", $"There is no model '{name}'; there is '{limits.ModelName}'.", "model");
         }
 
-        var options = request.ToOptions();
+        var options = request.ToOptions() with { StopTokens = stopTokens };
         var prompt = Encode(request.Prompt!);
-        using var turn = await queue.EnterAsync(http.RequestAborted);
-        if (turn is null)
-        {
-            http.Response.Headers.RetryAfter = "1";
-            throw new RequestException(
-                StatusCodes.Status429TooManyRequests, "queue_full", $"{limits.Workers} requests run and {limits.QueueLength} wait; try again later.");
-        }
-
+        using var turn = await EnterAsync(http);
         using var generator = new TextGenerator(model, options, promptCache);
         try
         {
@@ -69,6 +71,29 @@ internal sealed partial class CompletionEndpoint(
         {
             metrics.Generated(generator.PromptTokens, generator.ReusedTokens, generator.GeneratedTokens);
         }
+    }
+
+    private async Task<IDisposable> EnterAsync(HttpContext http)
+    {
+        using var patience = CancellationTokenSource.CreateLinkedTokenSource(http.RequestAborted, stopping);
+        patience.CancelAfter(limits.LongestWait);
+        try
+        {
+            return await queue.EnterAsync(patience.Token) ?? throw Busy(
+                http, StatusCodes.Status429TooManyRequests, "queue_full", $"{limits.Workers} requests run and {limits.QueueLength} wait; try again later.");
+        }
+        catch (OperationCanceledException) when (!http.RequestAborted.IsCancellationRequested)
+        {
+            throw stopping.IsCancellationRequested
+                ? Busy(http, StatusCodes.Status503ServiceUnavailable, "server_stopping", "The server is being stopped.")
+                : Busy(http, StatusCodes.Status503ServiceUnavailable, "queue_timeout", $"No worker was free for {limits.LongestWait.TotalSeconds} s; try again later.");
+        }
+    }
+
+    private static RequestException Busy(HttpContext http, int status, string code, string message)
+    {
+        http.Response.Headers.RetryAfter = "1";
+        return new RequestException(status, code, message);
     }
 
     private int[] Encode(string text)

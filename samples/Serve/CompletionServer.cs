@@ -22,8 +22,8 @@ internal static class CompletionServer
         options.Validate();
         if (model.Tokenizer is not { } tokenizer || tokenizer.VocabSize > model.Options.VocabSize)
         {
-            throw new ArgumentException(
-                $"The server needs a tokenizer of at most the model's {model.Options.VocabSize} ids; got {model.Tokenizer?.VocabSize.ToString() ?? "none"}.", nameof(model));
+            var found = model.Tokenizer is { } wide ? $"one of {wide.VocabSize}" : $"none{(model.TokenizerProblem is { } problem ? $": {problem}" : "")}";
+            throw new ArgumentException($"The server needs a tokenizer of at most the model's {model.Options.VocabSize} ids; got {found}.", nameof(model));
         }
 
         model.eval();
@@ -42,7 +42,7 @@ internal static class CompletionServer
     {
         var metrics = new ServerMetrics();
         var queue = app.Services.GetRequiredService<AdmissionQueue>();
-        var completions = new CompletionEndpoint(model, options, queue, app.Services.GetRequiredService<PromptStateCache>(), metrics, app.Logger);
+        var completions = new CompletionEndpoint(model, options, queue, app.Services.GetRequiredService<PromptStateCache>(), metrics, app.Logger, app.Lifetime.ApplicationStopping);
         var page = Page();
         app.UseStatusCodePages(context => JsonAnswer.WriteErrorAsync(context.HttpContext, Unknown(context.HttpContext)));
         app.MapPost("/v1/completions", completions.HandleAsync);

@@ -1,16 +1,14 @@
 using System.CommandLine;
-using Hybrid.Checkpoints;
 using Hybrid.Configuration;
 using Hybrid.Modeling;
 using Hybrid.Samples;
-using Hybrid.Tokenizers;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Hosting;
 
 const string DefaultCheckpoint = "checkpoints/tiny";
 var limits = new ServerOptions();
-var checkpoint = new Option<string?>("--checkpoint") { Description = $"Folder that TrainAndGenerate wrote; default: {DefaultCheckpoint} if it is there, else an untrained model." };
-var tokenizer = new Option<string?>("--tokenizer") { Description = "A tokenizer.json; default: bytes." };
+var checkpoint = new Option<string?>("--checkpoint") { Description = $"Folder that TrainAndGenerate wrote, or one of a model hub; default: {DefaultCheckpoint} if it is there, else an untrained model." };
+var tokenizer = new Option<string?>("--tokenizer") { Description = "A tokenizer.json; default: that of the folder, else bytes." };
 var urls = new Option<string>("--urls") { Description = "Addresses to listen on.", DefaultValueFactory = _ => "http://127.0.0.1:8080" };
 var workers = new Option<int>("--workers") { Description = "Texts generated at the same time.", DefaultValueFactory = _ => limits.Workers };
 var queue = new Option<int>("--queue") { Description = "Requests that may wait.", DefaultValueFactory = _ => limits.QueueLength };
@@ -22,8 +20,7 @@ command.SetAction(async (parsed, cancellation) =>
 {
     try
     {
-        using var model = LoadModel(parsed.GetValue(checkpoint));
-        model.Tokenizer = parsed.GetValue(tokenizer) is { } file ? BpeTokenizer.Load(file) : model.Tokenizer;
+        using var model = LoadModel(parsed.GetValue(checkpoint), parsed.GetValue(tokenizer));
         var options = limits with
         {
             Workers = parsed.GetValue(workers),
@@ -46,11 +43,11 @@ command.SetAction(async (parsed, cancellation) =>
 });
 return await command.Parse(args).InvokeAsync();
 
-static CausalLanguageModel LoadModel(string? folder)
+static CausalLanguageModel LoadModel(string? folder, string? tokenizer)
 {
     if (folder is not null || Directory.Exists(DefaultCheckpoint))
     {
-        return TrainingCheckpoint.Open(folder ?? DefaultCheckpoint).LoadModel();
+        return SavedModel.Load(folder ?? DefaultCheckpoint, tokenizer);
     }
 
     Console.Error.WriteLine($"warning: there is no {DefaultCheckpoint}; serving an untrained model, whose texts are noise. Train one: ./build.sh sample TrainAndGenerate");

@@ -12,6 +12,9 @@ internal sealed record ServerOptions
     /// <summary>Requests that wait for a worker; more are refused with status 429.</summary>
     public int QueueLength { get; init; } = 16;
 
+    /// <summary>How long a request waits for a worker at most; positive. Then it is refused with status 503.</summary>
+    public TimeSpan LongestWait { get; init; } = TimeSpan.FromMinutes(1);
+
     /// <summary>Most tokens that a request may ask for.</summary>
     public int MaxTokens { get; init; } = 1024;
 
@@ -29,6 +32,7 @@ internal sealed record ServerOptions
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(Workers, 1);
         ArgumentOutOfRangeException.ThrowIfNegative(QueueLength);
+        ArgumentOutOfRangeException.ThrowIfLessThanOrEqual(LongestWait, TimeSpan.Zero);
         ArgumentOutOfRangeException.ThrowIfLessThan(MaxTokens, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(MaxPromptTokens, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(MaxBodyBytes, 1);

@@ -175,15 +175,15 @@ public sealed class MultiHeadAttention : SequenceMixer
         heads = options.NumHeads;
         keyValueHeads = options.NumKeyValueHeads ?? heads;
         headWidth = options.HeadDim ?? (width / heads);
+        queryProjection = ModuleParameter.Linear(width, heads * headWidth * (options.UseOutputGate ? 2 : 1), hasBias: options.UseBias);
+        keyProjection = ModuleParameter.Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
+        valueProjection = ModuleParameter.Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
+        outProjection = ModuleParameter.Linear(heads * headWidth, width, hasBias: options.UseOutputBias);
         if (options.UseRope)
         {
             rotary = new RotaryEmbedding(options.RotaryWidth(width), options.RopeTheta, options.RopeScaling);
         }
 
-        queryProjection = Linear(width, heads * headWidth * (options.UseOutputGate ? 2 : 1), hasBias: options.UseBias);
-        keyProjection = Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
-        valueProjection = Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
-        outProjection = Linear(heads * headWidth, width, hasBias: options.UseOutputBias);
         if (options.QkRmsNorm)
         {
             queryNorm = new RmsNorm(headWidth, options.QkRmsNormEps, NormScale.OnePlusWeight);

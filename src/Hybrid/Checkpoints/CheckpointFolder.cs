@@ -15,7 +15,7 @@ internal sealed class CheckpointFolder
     private readonly Func<string, bool> isEarlier;
 
     /// <param name="folder">The folder.</param>
-    /// <param name="files">The files it may hold; the last one is written last and marks it as complete.</param>
+    /// <param name="files">The files it may hold, those of a folder in it as FOLDER/NAME; the last one is written last and marks it as complete.</param>
     /// <param name="isEarlier">True for other files that an earlier save may have left, which are replaced too; null means none.</param>
     public CheckpointFolder(string folder, IReadOnlyList<string> files, Func<string, bool>? isEarlier = null)
     {
@@ -112,12 +112,30 @@ internal sealed class CheckpointFolder
             return;
         }
 
-        // A crash may leave the temporary file NAME.SOMETHING of a file NAME.
-        var foreign = Directory.EnumerateFileSystemEntries(folder).Select(Path.GetFileName)
-            .FirstOrDefault(name => !files.Any(file => name == file || name!.StartsWith(file + ".", StringComparison.Ordinal)) && !isEarlier(name!));
-        if (foreign is not null)
+        if (Entries(folder).FirstOrDefault(name => !IsKnown(name)) is { } foreign)
         {
             throw new IOException($"{folder}: saving a checkpoint replaces its folder, which must hold nothing else; found '{foreign}'.");
+        }
+    }
+
+    // A crash may leave the temporary file NAME.SOMETHING of a file NAME.
+    private bool IsKnown(string name) =>
+        files.Any(file => name == file || name.StartsWith(file + ".", StringComparison.Ordinal)) || IsFolder(name) || isEarlier(name);
+
+    private bool IsFolder(string name) => files.Any(file => file.StartsWith(name + "/", StringComparison.Ordinal));
+
+    /// <summary>Names of what a folder holds, and of what its own folders hold as FOLDER/NAME.</summary>
+    private IEnumerable<string> Entries(string folder)
+    {
+        foreach (var path in Directory.EnumerateFileSystemEntries(folder))
+        {
+            var name = Path.GetFileName(path);
+            yield return name;
+            var inner = IsFolder(name) && Directory.Exists(path) ? Directory.EnumerateFileSystemEntries(path) : [];
+            foreach (var entry in inner)
+            {
+                yield return $"{name}/{Path.GetFileName(entry)}";
+            }
         }
     }
 }

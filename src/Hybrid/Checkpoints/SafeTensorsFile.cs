@@ -8,8 +8,8 @@ namespace Hybrid.Checkpoints;
 
 /// <summary>
 /// A file of named tensors in the safetensors format (https://github.com/huggingface/safetensors): 8 bytes with the length of the
-/// header, little-endian; the header, which is JSON; the data. The file is mapped into memory and its header checked when it is opened;
-/// a tensor is read when it is asked for.
+/// header, little-endian; the header, which is JSON; the data. The header is checked when the file is opened; a tensor is read when it
+/// is asked for, straight into its own memory: pages of a mapping would count as memory of the process beside it.
 /// </summary>
 /// <remarks>Several threads may read from one file.</remarks>
 public sealed partial class SafeTensorsFile : IDisposable
@@ -88,9 +88,7 @@ public sealed partial class SafeTensorsFile : IDisposable
             ? entry
             : throw new KeyNotFoundException($"{path}: there is no tensor '{name}' among the {Names.Count} of the file.");
 
-    /// <summary>
-    /// Reads a tensor: one copy from the mapped file, since TorchSharp cannot make a tensor of memory that is not its own.
-    /// </summary>
+    /// <summary>Reads a tensor.</summary>
     /// <param name="name">Name of the tensor.</param>
     /// <param name="device">Where it is to be; null means the CPU.</param>
     /// <returns>A new tensor with memory of its own, in the current dispose scope.</returns>
@@ -103,12 +101,36 @@ public sealed partial class SafeTensorsFile : IDisposable
         var entry = Entry(name);
         using var scope = NewDisposeScope();
         var tensor = empty([.. entry.Shape], dtype: entry.Type, device: CPU);
-        if (entry.ByteSize > 0)
+        ReadData(name, entry, tensor);
+        return (device is null ? tensor : tensor.to(device)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Reads a tensor into one that is there, whatever autograd knows of it; on the CPU without a copy in between.</summary>
+    /// <param name="name">Name of the tensor.</param>
+    /// <param name="target">A tensor of the same dtype and shape, on any device. After an error of reading its values mean nothing.</param>
+    /// <exception cref="KeyNotFoundException">There is no tensor of this name.</exception>
+    /// <exception cref="ArgumentException">The target has another dtype or shape.</exception>
+    /// <exception cref="InvalidDataException">As for <see cref="Read"/>.</exception>
+    public void ReadInto(string name, Tensor target)
+    {
+        var entry = Entry(name);
+        var (type, shape) = (target.dtype, target.shape);
+        if (type != entry.Type || !shape.SequenceEqual(entry.Shape))
         {
-            Copy(name, entry, tensor);
+            throw new ArgumentException(
+                $"{path}: tensor '{name}': the target must be {entry.Type} [{string.Join(", ", entry.Shape)}]; got {type} [{string.Join(", ", shape)}].",
+                nameof(target));
         }
 
-        return (device is null ? tensor : tensor.to(device)).MoveToOuterDisposeScope();
+        if (type != ScalarType.Bool && target.device_type == TorchSharp.DeviceType.CPU && target.is_contiguous())
+        {
+            ReadData(name, entry, target);
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        target.copy_(Read(name));
     }
 
     /// <summary>Closes the file. Tensors that were read stay.</summary>
@@ -137,19 +159,28 @@ public sealed partial class SafeTensorsFile : IDisposable
                 + $"{headerLength}.");
     }
 
-    private unsafe void Copy(string name, SafeTensorsEntry entry, Tensor tensor)
+    private unsafe void ReadData(string name, SafeTensorsEntry entry, Tensor tensor)
     {
-        RequireUncut();
-        Use(dataStart + entry.Begin, source =>
+        const int most = 1 << 30;
+        var address = entry.ByteSize == 0 ? null : TensorMemory.Address(tensor);
+        for (var done = 0L; done < entry.ByteSize;)
         {
-            if (entry.Type == ScalarType.Bool)
+            var rest = new Span<byte>(address + done, (int)Math.Min(most, entry.ByteSize - done));
+            var count = RandomAccess.Read(handle, rest, dataStart + entry.Begin + done);
+            if (count == 0)
             {
-                CheckBooleans(name, source, entry.ByteSize);
+                throw Cut(RandomAccess.GetLength(handle));
             }
 
-            Buffer.MemoryCopy(source, TensorMemory.Address(tensor), entry.ByteSize, entry.ByteSize);
-            GC.KeepAlive(tensor);
-        });
+            done += count;
+        }
+
+        if (entry.Type == ScalarType.Bool)
+        {
+            CheckBooleans(name, address, entry.ByteSize);
+        }
+
+        GC.KeepAlive(tensor);
     }
 
     // Touching a mapped page that the file no longer has would end the process.
@@ -158,9 +189,12 @@ public sealed partial class SafeTensorsFile : IDisposable
         var now = RandomAccess.GetLength(handle);
         if (now < length)
         {
-            throw new InvalidDataException($"{path}: expected the {length} bytes that the file had when it was opened; found {now}.");
+            throw Cut(now);
         }
     }
+
+    private InvalidDataException Cut(long now) =>
+        new($"{path}: expected the {length} bytes that the file had when it was opened; found {now}.");
 
     // Compiled code takes a bool for a byte of 0 or 1 and may do anything with another.
     private unsafe void CheckBooleans(string name, byte* source, long count)

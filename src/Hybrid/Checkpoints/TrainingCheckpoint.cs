@@ -1,4 +1,5 @@
 using System.Text;
+using Hybrid.Checkpoints.HuggingFace;
 using Hybrid.Configuration;
 using Hybrid.Modeling;
 using TorchSharp;
@@ -9,8 +10,9 @@ namespace Hybrid.Checkpoints;
 
 /// <summary>
 /// A training run at one step, from which it goes on as if it had never stopped. It is a folder of <c>model.safetensors</c> (the weights,
-/// a shared one once), <c>config.toml</c>, <c>optimizer.safetensors</c> (the moments of AdamW by parameter name) and
-/// <c>training.json</c> (step, options of the optimizer). <see cref="Training.LanguageModelTrainer"/> seeds torch anew at each step,
+/// a shared one once), <c>config.toml</c>, <c>optimizer.safetensors</c> (the moments of AdamW by parameter name),
+/// <c>training.json</c> (step, options of the optimizer) and the folder <c>hub</c> (the tokenizer's files, and the configuration of a model that
+/// was loaded from a hub, so that a resumed one is saved in the same form). <see cref="Training.LanguageModelTrainer"/> seeds torch anew at each step,
 /// so that there is no generator to restore.
 /// </summary>
 /// <remarks>
@@ -24,7 +26,11 @@ public sealed class TrainingCheckpoint
     private const string ConfigFile = "config.toml";
     private const string OptimizerFile = "optimizer.safetensors";
     private const string StateFile = "training.json";
-    private static readonly string[] Files = [ModelFile, ConfigFile, OptimizerFile, StateFile];
+    private const string HubFolder = "hub";
+    private static readonly string[] Required = [ModelFile, ConfigFile, OptimizerFile, StateFile];
+
+    // The last one is written last.
+    private static readonly string[] Files = [.. HubOrigin.FileNames.Select(name => $"{HubFolder}/{name}"), .. Required];
 
     private readonly string folder;
     private readonly TrainingState state;
@@ -33,11 +39,11 @@ public sealed class TrainingCheckpoint
     private TrainingCheckpoint(string folder)
     {
         this.folder = folder;
-        foreach (var file in Files)
+        foreach (var file in Required)
         {
             if (!File.Exists(PathOf(file)))
             {
-                throw new InvalidDataException($"{folder}: a checkpoint has the files {string.Join(", ", Files)}; there is no {file}.");
+                throw new InvalidDataException($"{folder}: a checkpoint has the files {string.Join(", ", Required)}; there is no {file}.");
             }
         }
 
@@ -100,6 +106,7 @@ public sealed class TrainingCheckpoint
             snapshot.Write(Path.Combine(target, OptimizerFile), metadata);
             var text = Encoding.UTF8.GetBytes(config.ToToml());
             AtomicFile.Write(Path.Combine(target, ConfigFile), text.Length, stream => stream.Write(text));
+            HubOrigin.Write(model, Path.Combine(target, HubFolder));
             training.Write(Path.Combine(target, StateFile));
         });
     }
@@ -131,7 +138,10 @@ public sealed class TrainingCheckpoint
         }
     }
 
-    /// <summary>Sets the weights of a model. Everything is checked before anything is changed.</summary>
+    /// <summary>
+    /// Sets the weights of a model. Everything is checked before anything is changed. A model without a tokenizer of its own gets that of the
+    /// checkpoint, and one of a model that was loaded from a hub is saved in that form again.
+    /// </summary>
     /// <param name="model">A model of the same options, on any device.</param>
     /// <exception cref="InvalidDataException">The file lacks a tensor, has one too many, or one of another dtype or shape.</exception>
     public void LoadInto(CausalLanguageModel model)
@@ -140,12 +150,12 @@ public sealed class TrainingCheckpoint
         var path = PathOf(ModelFile);
         var weights = Distinct(model).Select(group => (Name: group.Names.Find(file.Contains) ?? group.Names[0], group.Tensor)).ToArray();
         FileContent.Require(file, path, weights);
-        using var guard = no_grad();
         foreach (var (name, target) in weights)
         {
-            using var scope = NewDisposeScope();
-            target.copy_(file.Read(name));
+            file.ReadInto(name, target);
         }
+
+        HubOrigin.Restore(model, PathOf(HubFolder));
     }
 
     /// <summary>

@@ -76,6 +76,6 @@ internal sealed class ExpertBank : nn.Module
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        return ModuleParameter.Own(empty(shape).uniform_(-bound, bound));
+        return ModuleParameter.Make(() => empty(shape).uniform_(-bound, bound), shape);
     }
 }

@@ -91,9 +91,9 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
         options.Validate();
         var inner = options.ResolveIntermediateSize(width);
         var biases = options.UseBias ?? options.Kind is FeedForwardKind.Gelu or FeedForwardKind.GegluTanh;
-        gate = options.IsGated ? nn.Linear(width, inner, hasBias: biases) : null;
-        up = nn.Linear(width, inner, hasBias: biases);
-        down = nn.Linear(inner, width, hasBias: biases);
+        gate = options.IsGated ? ModuleParameter.Linear(width, inner, hasBias: biases) : null;
+        up = ModuleParameter.Linear(width, inner, hasBias: biases);
+        down = ModuleParameter.Linear(inner, width, hasBias: biases);
         RegisterComponents();
     }
 

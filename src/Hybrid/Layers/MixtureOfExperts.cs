@@ -166,17 +166,17 @@ public sealed class MixtureOfExperts : nn.Module<Tensor, Tensor>
         this.width = width;
         this.options = options;
         var form = new FeedForwardOptions { Kind = options.ExpertKind, IntermediateSize = options.IntermediateSize };
-        router = nn.Linear(width, options.NumExperts, hasBias: false);
+        router = ModuleParameter.Linear(width, options.NumExperts, hasBias: false);
         experts = new ExpertBank(options.NumExperts, width, form.ResolveIntermediateSize(width), options.ExpertKind);
-        if (options.Weighting == ExpertWeighting.SigmoidTopkRenormalised)
-        {
-            choiceBias = zeros(options.NumExperts).DetachFromDisposeScope();
-        }
-
         if (options.SharedExpertIntermediateSize is { } sharedSize)
         {
             sharedExpert = new FeedForward(width, form with { IntermediateSize = sharedSize });
-            sharedExpertGate = options.UseSharedExpertGate ? nn.Linear(width, 1, hasBias: false) : null;
+            sharedExpertGate = options.UseSharedExpertGate ? ModuleParameter.Linear(width, 1, hasBias: false) : null;
+        }
+
+        if (options.Weighting == ExpertWeighting.SigmoidTopkRenormalised)
+        {
+            choiceBias = zeros(options.NumExperts).DetachFromDisposeScope();
         }
 
         RegisterComponents();

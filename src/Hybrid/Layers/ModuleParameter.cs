@@ -18,7 +18,26 @@ internal static class ModuleParameter
         {
             var parameter = new Parameter(data.detach());
             parameter.DetachFromDisposeScope();
+            WeightAllowance.Current?.Watch(parameter);
             return parameter;
         }
     }
+
+    /// <summary>A large parameter, whose initial values are not computed where a <see cref="WeightAllowance"/> says that they are to be loaded.</summary>
+    /// <param name="initial">Makes the initial value.</param>
+    /// <param name="shape">Its shape.</param>
+    /// <returns>The parameter.</returns>
+    /// <exception cref="ArgumentException">It is larger than the allowance.</exception>
+    public static Parameter Make(Func<Tensor> initial, params long[] shape) =>
+        Own(WeightAllowance.Current is { } allowance ? allowance.Take(shape) : initial());
+
+    /// <summary>A linear layer, whose initial values are not computed where a <see cref="WeightAllowance"/> says that they are to be loaded.</summary>
+    /// <param name="inputs">Inputs.</param>
+    /// <param name="outputs">Outputs.</param>
+    /// <param name="hasBias">Adds a bias.</param>
+    /// <returns>The layer.</returns>
+    /// <exception cref="ArgumentException">It is larger than the allowance.</exception>
+    public static Linear Linear(long inputs, long outputs, bool hasBias = true) => WeightAllowance.Current is { } allowance
+        ? nn.Linear(Own(allowance.Take(outputs, inputs)), hasBias ? Own(allowance.Take(outputs)) : null)
+        : nn.Linear(inputs, outputs, hasBias);
 }

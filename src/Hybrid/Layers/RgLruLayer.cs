@@ -38,9 +38,9 @@ internal sealed class RgLruLayer : nn.Module
         // With open gates a = sigmoid(Lambda)^8 starts uniform between its bounds; softplus(p) = -log(a) / 8.
         var decay = (rand(channels) * (SlowestDecay - FastestDecay)) + FastestDecay;
         recurrentParam = ModuleParameter.Own((decay.log() / -8).expm1().log());
-        inputGateWeight = ModuleParameter.Own(randn(heads, width, width) / Math.Sqrt(width));
+        inputGateWeight = ModuleParameter.Make(() => randn(heads, width, width) / Math.Sqrt(width), heads, width, width);
         inputGateBias = ModuleParameter.Own(zeros(heads, width));
-        recurrentGateWeight = ModuleParameter.Own(randn(heads, width, width) / Math.Sqrt(width));
+        recurrentGateWeight = ModuleParameter.Make(() => randn(heads, width, width) / Math.Sqrt(width), heads, width, width);
         recurrentGateBias = ModuleParameter.Own(zeros(heads, width));
         RegisterComponents();
     }

@@ -33,7 +33,7 @@ public sealed class ShortConvolution : nn.Module<Tensor, Tensor>
         // The initialisation of a depthwise Conv1d, whose fan-in is W.
         var bound = 1 / Math.Sqrt(width);
         using var scope = NewDisposeScope();
-        weight = ModuleParameter.Own(empty(channels, 1, width).uniform_(-bound, bound));
+        weight = ModuleParameter.Make(() => empty(channels, 1, width).uniform_(-bound, bound), channels, 1, width);
         bias = hasBias ? ModuleParameter.Own(empty(channels).uniform_(-bound, bound)) : null;
         RegisterComponents();
     }

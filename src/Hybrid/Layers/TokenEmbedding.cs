@@ -23,7 +23,7 @@ public sealed class TokenEmbedding : nn.Module<Tensor, Tensor>
         ArgumentOutOfRangeException.ThrowIfLessThan(vocabulary, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
         using var scope = NewDisposeScope();
-        weight = ModuleParameter.Own(randn(vocabulary, width) * deviation);
+        weight = ModuleParameter.Make(() => randn(vocabulary, width) * deviation, vocabulary, width);
         RegisterComponents();
     }
 

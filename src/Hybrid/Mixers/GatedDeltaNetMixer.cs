@@ -137,11 +137,11 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
         keyWidth = options.ResolveKeyHeadDim(width);
         valueWidth = options.ValueHeadDim ?? keyWidth;
 
-        inProjection = Linear(width, 2 * (KeyChannels + ValueChannels), hasBias: false);
-        gateProjection = Linear(width, 2 * valueHeads, hasBias: false);
+        inProjection = ModuleParameter.Linear(width, 2 * (KeyChannels + ValueChannels), hasBias: false);
+        gateProjection = ModuleParameter.Linear(width, 2 * valueHeads, hasBias: false);
         convolution = new ShortConvolution((2 * KeyChannels) + ValueChannels, options.DConv, hasBias: false);
         outputNorm = new GatedRmsNorm(valueWidth, options.NormEps, normBeforeGate: true);
-        outProjection = Linear(ValueChannels, width, hasBias: false);
+        outProjection = ModuleParameter.Linear(ValueChannels, width, hasBias: false);
 
         // As in Mamba-2: decay rates uniform in 1..16, step sizes log-uniform, so that heads cover short and long memory.
         using var scope = NewDisposeScope();

@@ -130,10 +130,10 @@ public sealed class GriffinMixer : SequenceMixer
         recurrence = new RgLruLayer(inner, options.ResolveNumHeads(width));
         if (!options.BareRecurrence)
         {
-            gateProjection = Linear(width, inner);
-            inputProjection = Linear(width, inner);
+            gateProjection = ModuleParameter.Linear(width, inner);
+            inputProjection = ModuleParameter.Linear(width, inner);
             convolution = new ShortConvolution(inner, options.DConv, activation: Activation.Identity);
-            outProjection = Linear(inner, width);
+            outProjection = ModuleParameter.Linear(inner, width);
         }
 
         RegisterComponents();

@@ -195,10 +195,10 @@ public sealed class Mamba2Mixer : SequenceMixer
         heads = inner / options.HeadDim;
         matrixWidth = options.NGroups * options.DState;
 
-        inProjection = Linear(width, (2 * inner) + (2 * matrixWidth) + heads, hasBias: options.UseBias);
+        inProjection = ModuleParameter.Linear(width, (2 * inner) + (2 * matrixWidth) + heads, hasBias: options.UseBias);
         convolution = new ShortConvolution(inner + (2 * matrixWidth), options.DConv, options.UseConvBias, Activation.Silu);
         norm = options.UseNorm ? new GatedRmsNorm(inner, options.NormEps, options.NormBeforeGate, options.NormGroups) : null;
-        outProjection = Linear(inner, width, hasBias: options.UseOutputBias ?? options.UseBias);
+        outProjection = ModuleParameter.Linear(inner, width, hasBias: options.UseOutputBias ?? options.UseBias);
 
         using var scope = NewDisposeScope();
         using var guard = no_grad();

@@ -177,11 +177,11 @@ public sealed class MambaMixer : SequenceMixer
         rank = options.ResolveDtRank(width);
         scanType = options is { ScanType: ScanType.Auto, UseFusedKernels: false } ? ScanType.Associative : options.ScanType;
 
-        inProjection = Linear(width, 2 * inner, hasBias: options.UseBias);
+        inProjection = ModuleParameter.Linear(width, 2 * inner, hasBias: options.UseBias);
         convolution = new ShortConvolution(inner, options.DConv, options.UseConvBias, options.Activation) { UseFusedKernels = options.UseFusedKernels };
-        xProjection = Linear(inner, rank + (2 * options.DState), hasBias: false);
-        dtProjection = Linear(rank, inner, hasBias: true);
-        outProjection = Linear(inner, width, hasBias: options.UseBias);
+        xProjection = ModuleParameter.Linear(inner, rank + (2 * options.DState), hasBias: false);
+        dtProjection = ModuleParameter.Linear(rank, inner, hasBias: true);
+        outProjection = ModuleParameter.Linear(inner, width, hasBias: options.UseBias);
         if (options.UseInnerNorms)
         {
             dtNorm = InnerNorm(rank);
@@ -191,8 +191,8 @@ public sealed class MambaMixer : SequenceMixer
 
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        decayLog = ModuleParameter.Own(
-            arange(1, options.DState + 1, dtype: ScalarType.Float32).log().unsqueeze(0).repeat(inner, 1));
+        decayLog = ModuleParameter.Make(
+            () => arange(1, options.DState + 1, dtype: ScalarType.Float32).log().unsqueeze(0).repeat(inner, 1), inner, options.DState);
         skip = ModuleParameter.Own(ones(inner));
         InitialiseStepSizes();
         RegisterComponents();

@@ -64,9 +64,9 @@ public sealed class RwkvChannelMixer : SequenceMixer
         options ??= new RwkvChannelOptions();
         options.Validate();
         var inner = options.IntermediateSize ?? 4 * width;
-        key = Linear(width, inner, hasBias: false);
-        receptance = Linear(width, width, hasBias: false);
-        value = Linear(inner, width, hasBias: false);
+        key = ModuleParameter.Linear(width, inner, hasBias: false);
+        receptance = ModuleParameter.Linear(width, width, hasBias: false);
+        value = ModuleParameter.Linear(inner, width, hasBias: false);
         keyShare = TokenShift.Ramp(width, 0.5);
         receptanceShare = TokenShift.Ramp(width, 0.5);
         RegisterComponents();

@@ -102,11 +102,11 @@ public sealed class RwkvMixer : SequenceMixer
         inner = options.AttentionHiddenSize ?? width;
         var dataDependent = options.Form == WkvForm.DataDependent;
 
-        key = Linear(width, inner, hasBias: false);
-        value = Linear(width, inner, hasBias: false);
-        receptance = Linear(width, inner, hasBias: false);
-        decay = dataDependent ? Linear(width, inner, hasBias: false) : null;
-        output = Linear(inner, width, hasBias: false);
+        key = ModuleParameter.Linear(width, inner, hasBias: false);
+        value = ModuleParameter.Linear(width, inner, hasBias: false);
+        receptance = ModuleParameter.Linear(width, inner, hasBias: false);
+        decay = dataDependent ? ModuleParameter.Linear(width, inner, hasBias: false) : null;
+        output = ModuleParameter.Linear(inner, width, hasBias: false);
 
         // The initial values of RWKV-4 for a layer in the middle of a stack.
         keyShare = TokenShift.Ramp(width, 0.5);

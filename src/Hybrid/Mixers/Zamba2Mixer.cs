@@ -44,8 +44,8 @@ internal sealed class LowRankAdapter : Module<Tensor, Tensor>
     public LowRankAdapter(long inputs, long outputs, long rank)
         : base(nameof(LowRankAdapter))
     {
-        down = Linear(inputs, rank, hasBias: false);
-        up = Linear(rank, outputs, hasBias: false);
+        down = ModuleParameter.Linear(inputs, rank, hasBias: false);
+        up = ModuleParameter.Linear(rank, outputs, hasBias: false);
         RegisterComponents();
     }
 
@@ -109,7 +109,7 @@ internal sealed class Zamba2Mixer : SequenceMixer, INormalisingMixer
         }
 
         feedForwardAdapter = new LowRankAdapter(width, 2 * options.IntermediateSize, options.AdapterRank);
-        bridge = Linear(width, width, hasBias: false);
+        bridge = ModuleParameter.Linear(width, width, hasBias: false);
         norm = new RmsNorm(width, options.NormEps);
         mamba = new Mamba2Mixer(width, options.MambaConfig);
         RegisterComponents();
@@ -195,17 +195,17 @@ internal sealed class Zamba2SharedBlock : Module
         heads = this.options.NumHeads;
         keyHeads = this.options.NumKeyValueHeads ?? heads;
         headWidth = this.options.HeadDim ?? (2 * width / heads);
+        inputNorm = new RmsNorm(2 * width, options.NormEps);
+        queryProjection = ModuleParameter.Linear(2 * width, QueryChannels, hasBias: false);
+        keyProjection = ModuleParameter.Linear(2 * width, KeyChannels, hasBias: false);
+        valueProjection = ModuleParameter.Linear(2 * width, KeyChannels, hasBias: false);
+        outProjection = ModuleParameter.Linear(QueryChannels, width, hasBias: false);
         rotary = this.options.UseRope
             ? new RotaryEmbedding(this.options.RotaryWidth(2 * width), this.options.RopeTheta, this.options.RopeScaling)
             : null;
-        inputNorm = new RmsNorm(2 * width, options.NormEps);
-        queryProjection = Linear(2 * width, QueryChannels, hasBias: false);
-        keyProjection = Linear(2 * width, KeyChannels, hasBias: false);
-        valueProjection = Linear(2 * width, KeyChannels, hasBias: false);
-        outProjection = Linear(QueryChannels, width, hasBias: false);
         feedForwardNorm = new RmsNorm(width, options.NormEps);
-        gateUp = Linear(width, 2 * options.IntermediateSize, hasBias: false);
-        down = Linear(options.IntermediateSize, width, hasBias: false);
+        gateUp = ModuleParameter.Linear(width, 2 * options.IntermediateSize, hasBias: false);
+        down = ModuleParameter.Linear(options.IntermediateSize, width, hasBias: false);
         RegisterComponents();
     }
 

@@ -7,7 +7,6 @@ namespace Hybrid.Modeling;
 /// have are taken out of the batch. A row gives the tokens that a <see cref="TokenGenerator"/> gives alone: row r draws with
 /// <see cref="GenerationOptions.Seed"/> + r, so that equal prompts differ. Dispose frees the state.
 /// </summary>
-/// <remarks>The prefill computes the logits of all positions: B times T times V numbers for B prompts, the longest of T tokens.</remarks>
 public sealed class BatchGenerator : IDisposable
 {
     private readonly CausalLanguageModel model;
@@ -139,14 +138,8 @@ public sealed class BatchGenerator : IDisposable
         long[] lengths = [.. rows.Select(row => row.Length)];
         var padded = rows.SelectMany(row => row.Prompt.Select(token => (long)token).Concat(Enumerable.Repeat(0L, (int)(longest - row.Length))));
         var ids = tensor(padded.ToArray(), dtype: ScalarType.Int64, device: model.Device).view(rows.Length, longest);
-        if (Array.TrueForAll(lengths, length => length == longest))
-        {
-            return model.NextTokenLogits(ids, new MixerContext { State = state });
-        }
-
-        var logits = model.forward(ids, new MixerContext { State = state, Lengths = lengths });
-        var last = tensor([.. lengths.Select((length, row) => (row * longest) + length - 1)], dtype: ScalarType.Int64, device: model.Device);
-        return logits.reshape(-1, model.Options.VocabSize).index_select(0, last);
+        var isRagged = Array.Exists(lengths, length => length != longest);
+        return model.NextTokenLogits(ids, new MixerContext { State = state, Lengths = isRagged ? lengths : null });
     }
 
     /// <summary>Logits [rows, V] after one more token of each row.</summary>

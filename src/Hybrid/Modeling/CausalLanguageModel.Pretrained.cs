@@ -9,13 +9,20 @@ public sealed partial class CausalLanguageModel
     /// <exception cref="NotSupportedException">The file asks for a way to choose tokens that this library lacks; pass GenerationOptions then.</exception>
     public GenerationOptions GenerationDefaults => Origin?.Generation.Options ?? new GenerationOptions();
 
+    /// <summary>
+    /// Why the folder that the model was loaded from gave no <see cref="Tokenizer"/>: it has none, or one of a kind that this library lacks;
+    /// null where it gave one, and for a model made here. Set <see cref="Tokenizer"/> then, or work with ids.
+    /// </summary>
+    public string? TokenizerProblem => Origin?.Tokenizer.Problem;
+
     /// <summary>The folder's files that the model came from; null for one made here.</summary>
     internal HubOrigin? Origin { get; set; }
 
     /// <summary>
     /// Makes a model from a folder in the layout of model hubs: config.json, model.safetensors or several files with
-    /// model.safetensors.index.json, and optionally generation_config.json. The model types are those of
-    /// <see cref="PretrainedModelTypes"/>. While it loads, memory holds the model and one more tensor.
+    /// model.safetensors.index.json, and optionally generation_config.json, tokenizer.json and tokenizer_config.json. The model types are those
+    /// of <see cref="PretrainedModelTypes"/>. While it loads, memory holds the model and one more tensor. A tokenizer that cannot be read
+    /// does not keep the model from loading: see <see cref="TokenizerProblem"/>.
     /// </summary>
     /// <param name="folder">The folder.</param>
     /// <param name="device">Where the weights go: "cpu", "cuda", "cuda:1" and so on. Default "cpu".</param>
@@ -31,11 +38,14 @@ public sealed partial class CausalLanguageModel
     public static IReadOnlyList<string> PretrainedModelTypes => HubArchitecture.ModelTypes;
 
     /// <summary>
-    /// Writes the model as transformers, vLLM and llama.cpp read it: config.json, model.safetensors or numbered files with their index, and
-    /// generation_config.json. A model that was loaded keeps its type; one made here is written as mamba, mamba2, jamba or bamba where its
-    /// layers are those of one of them. The folder is replaced as a whole, or stays as it was.
+    /// Writes the model as transformers, vLLM and llama.cpp read it: config.json, model.safetensors or numbered files with their index,
+    /// generation_config.json and the tokenizer. A model that was loaded keeps its type, and its tokenizer files byte for byte; one made here
+    /// is written as mamba, mamba2, jamba or bamba where its layers are those of one of them. Of tokenizers set here, a
+    /// <see cref="Tokenizers.BpeTokenizer"/> is written as the file that it was read from and a <see cref="ByteTokenizer"/> as a tokenizer.json
+    /// of 256 tokens; others have no file, and tokenizer files that the folder holds stay. The folder is replaced as a whole, or stays as it
+    /// was.
     /// </summary>
-    /// <param name="folder">The folder; it may hold an earlier save, but nothing else.</param>
+    /// <param name="folder">The folder; it may hold a model and tokenizer files, which are replaced, but nothing else.</param>
     /// <param name="maxShardSize">Bytes of tensors in one file, at least 1; a larger tensor has a file to itself. Default 5,000,000,000.</param>
     /// <exception cref="NotSupportedException">No model type has such layers; the message says what stands against each.</exception>
     /// <exception cref="IOException">The folder holds other files, which would be lost, or cannot be written.</exception>

@@ -58,7 +58,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         backbone = BuildBackbone(options, customise, place);
         hasExperts = backbone.Blocks.Any(block => block.Experts is not null);
-        head = options.TieEmbeddings ? null : Linear(options.HiddenSize, options.VocabSize, hasBias: false);
+        head = options.TieEmbeddings ? null : ModuleParameter.Linear(options.HiddenSize, options.VocabSize, hasBias: false);
         place(embedding);
         if (head is not null)
         {
@@ -113,20 +113,15 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         return Head(Hidden(input, context)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Logits of the last position alone, which is what decoding needs.</summary>
+    /// <summary>Logits of the last token of each row alone, which is what decoding needs: B times V numbers in the place of B times T times V.</summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
-    /// <param name="context">State and packed rows; no padding.</param>
+    /// <param name="context">State, padding, packed rows.</param>
     /// <returns>Logits [B, V].</returns>
     public Tensor NextTokenLogits(Tensor input, MixerContext context)
     {
-        if (context.Lengths is not null)
-        {
-            throw new NotSupportedException("CausalLanguageModel: NextTokenLogits takes no padded rows; use forward and pick the positions.");
-        }
-
         using var scope = NewDisposeScope();
         var hidden = Hidden(input, context);
-        return Head(hidden.select(1, hidden.size(1) - 1)).MoveToOuterDisposeScope();
+        return Head(LastOfEachRow(hidden, context)).MoveToOuterDisposeScope();
     }
 
     /// <summary>
@@ -195,6 +190,19 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         var embedded = embedding.call(ids);
         embedded = Options.EmbeddingMultiplier == 1 ? embedded : embedded * Options.EmbeddingMultiplier;
         return dropout?.call(embedded) ?? embedded;
+    }
+
+    /// <summary>The last token of each row: [B, T, D] to [B, D].</summary>
+    private static Tensor LastOfEachRow(Tensor hidden, MixerContext context)
+    {
+        var time = hidden.size(1);
+        if (context.Lengths is not { } lengths || context.PaddingSide == PaddingSide.Left)
+        {
+            return hidden.select(1, time - 1);
+        }
+
+        var places = tensor([.. lengths.Select((length, row) => (row * time) + length - 1)], dtype: ScalarType.Int64, device: hidden.device);
+        return hidden.reshape(-1, hidden.size(2)).index_select(0, places);
     }
 
     private Tensor Head(Tensor hidden)

@@ -86,5 +86,6 @@ public static class TextGeneration
 
     /// <summary>The tokenizer of a model that has one.</summary>
     internal static ITokenizer TokenizerOf(CausalLanguageModel model) => model.Tokenizer
-        ?? throw new InvalidOperationException("CausalLanguageModel: to generate text, set Tokenizer or pass token ids to a TokenGenerator.");
+        ?? throw new InvalidOperationException(
+            $"CausalLanguageModel: to generate text, set Tokenizer or pass token ids to a TokenGenerator. {model.TokenizerProblem ?? "The model has no tokenizer"}.");
 }

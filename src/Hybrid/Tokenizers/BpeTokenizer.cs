@@ -24,8 +24,10 @@ public sealed class BpeTokenizer : ITokenizer
     private readonly AddedTokens rawTokens;
     private readonly AddedTokens normalizedTokens;
 
-    internal BpeTokenizer(BpeVocabulary vocabulary, BpeTokenizerOptions options)
+    private BpeTokenizer(BpeVocabulary vocabulary, byte[] file, BpeTokenizerOptions options)
     {
+        options.Validate();
+        Source = file;
         this.vocabulary = vocabulary;
         this.options = options;
         var found = vocabulary.Added.Where(added => options.ParseSpecialTokens || !added.Token.Special).ToArray();
@@ -34,10 +36,13 @@ public sealed class BpeTokenizer : ITokenizer
     }
 
     /// <inheritdoc/>
-    public int VocabSize => vocabulary.Size;
+    public int VocabSize => Math.Max(vocabulary.Size, options.PaddedVocabSize ?? 0);
 
     /// <summary>The special tokens: their names and ids.</summary>
     public IReadOnlyDictionary<string, int> SpecialTokens => vocabulary.SpecialTokens;
+
+    /// <summary>The <c>tokenizer.json</c>, as it was read.</summary>
+    internal byte[] Source { get; }
 
     /// <summary>Reads a tokenizer.</summary>
     /// <param name="path">A <c>tokenizer.json</c>.</param>
@@ -46,7 +51,15 @@ public sealed class BpeTokenizer : ITokenizer
     /// <exception cref="InvalidDataException">The file is broken.</exception>
     /// <exception cref="NotSupportedException">The file describes a kind of tokenizer that this one is not; the message says which.</exception>
     public static BpeTokenizer Load(string path, BpeTokenizerOptions? options = null) =>
-        new(TokenizerFile.Read(path), options ?? new BpeTokenizerOptions());
+        Read(path, File.ReadAllBytes(path), null, options ?? new BpeTokenizerOptions());
+
+    /// <summary>Makes a tokenizer of files that were read.</summary>
+    /// <param name="path">The <c>tokenizer.json</c>, for messages.</param>
+    /// <param name="file">What is in it.</param>
+    /// <param name="configuration">Path and content of the <c>tokenizer_config.json</c> beside it; null means there is none.</param>
+    /// <param name="options">How to treat special tokens.</param>
+    internal static BpeTokenizer Read(string path, byte[] file, (string Path, byte[] Content)? configuration, BpeTokenizerOptions options) =>
+        new(TokenizerFile.Read(path, file, configuration), file, options);
 
     /// <summary>The id of a token by its name in the file, special or not.</summary>
     /// <param name="token">The name; spaces and other bytes in the letters of the file, such as <c>Ġthe</c>.</param>
@@ -129,6 +142,11 @@ public sealed class BpeTokenizer : ITokenizer
     {
         if (vocabulary.BytesOf(id) is not { } bytes)
         {
+            if (id >= 0 && id < options.PaddedVocabSize)
+            {
+                return [];
+            }
+
             throw new ArgumentOutOfRangeException(
                 nameof(id), id, $"BpeTokenizer: an id must be that of a token, of which there are {vocabulary.Count} up to {VocabSize - 1}; got {id}.");
         }

@@ -16,4 +16,13 @@ public sealed record BpeTokenizerOptions
 
     /// <summary>Leaves special tokens out of decoded text. Default true.</summary>
     public bool SkipSpecialTokens { get; init; } = true;
+
+    /// <summary>
+    /// Number of ids of a model whose embedding is wider than the file has tokens: those without a token are no error then, but decode to
+    /// nothing. At least 1; null, the default, means that each id must be that of a token.
+    /// </summary>
+    public int? PaddedVocabSize { get; init; }
+
+    /// <summary>Throws where a value is out of its range.</summary>
+    public void Validate() => OptionRange.AtLeast(nameof(BpeTokenizerOptions), nameof(PaddedVocabSize), PaddedVocabSize ?? 1, 1);
 }

@@ -77,19 +77,5 @@ internal sealed class BpeVocabulary
     public bool IsSpecial(int id) => special.Contains(id);
 
     /// <summary>The text as the normalizer leaves it.</summary>
-    public string Normalize(string text)
-    {
-        // Characters below U+0300 compose with none of their kind (Unicode Standard Annex 15).
-        if (!Composes || !text.AsSpan().ContainsAnyExceptInRange('\0', '\u02ff'))
-        {
-            return text;
-        }
-
-        // Without the data of ICU, .NET returns every text as it is.
-        return "e\u0301".Normalize(NormalizationForm.FormC).Length == 1
-            ? text.Normalize(NormalizationForm.FormC)
-            : throw new NotSupportedException(
-                "BpeTokenizer: the tokenizer normalizes text (NFC), for which .NET needs ICU; this program runs in invariant mode: "
-                + "set InvariantGlobalization to false in its project.");
-    }
+    public string Normalize(string text) => Composes ? CanonicalComposition.Apply(text) : text;
 }

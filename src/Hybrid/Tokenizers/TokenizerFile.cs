@@ -9,29 +9,51 @@ namespace Hybrid.Tokenizers;
 internal static class TokenizerFile
 {
     /// <summary>Reads and checks a file.</summary>
-    public static BpeVocabulary Read(string path)
+    /// <param name="path">The file, for messages.</param>
+    /// <param name="content">What is in it.</param>
+    /// <param name="configuration">Path and content of the tokenizer_config.json that goes with it; null means there is none.</param>
+    public static BpeVocabulary Read(string path, byte[] content, (string Path, byte[] Content)? configuration)
     {
+        using var json = Parse(path, content);
+        using var settings = configuration is { } beside ? Parse(beside.Path, beside.Content) : null;
         try
         {
-            using var json = JsonDocument.Parse(File.ReadAllBytes(path));
-            return Read(new TokenizerJson(path, "", json.RootElement));
+            var config = settings is null ? (TokenizerJson?)null : new TokenizerJson(configuration!.Value.Path, "", settings.RootElement);
+            return Read(new TokenizerJson(path, "", json.RootElement), config);
         }
-        catch (Exception error) when (error is JsonException or InvalidOperationException)
+        catch (InvalidOperationException error)
         {
-            // InvalidOperationException: an escape such as \ud800 that stands for half a character.
-            throw new InvalidDataException($"{path}: a tokenizer must be JSON: {error.Message}", error);
+            // An escape such as \ud800 that stands for half a character.
+            throw NoJson(path, error);
         }
     }
 
-    private static BpeVocabulary Read(TokenizerJson file)
+    private static JsonDocument Parse(string path, byte[] content)
+    {
+        try
+        {
+            return JsonDocument.Parse(content);
+        }
+        catch (JsonException error)
+        {
+            throw NoJson(path, error);
+        }
+    }
+
+    private static InvalidDataException NoJson(string path, Exception error) => new($"{path}: a tokenizer must be JSON: {error.Message}", error);
+
+    private static BpeVocabulary Read(TokenizerJson file, TokenizerJson? config)
     {
         var model = file.Required("model");
         RequireByteLevelBpe(model);
         var preTokenizer = TokenizerPipeline.ReadPreTokenizer(file);
         TokenizerPipeline.RequireByteLevelDecoder(file);
         var tokens = ReadTokens(model.Required("vocab"));
-        var added = ReadAdded(file, tokens);
-        var (prefix, suffix) = TokenizerPipeline.ReadTemplate(file);
+        var added = ReadAdded(file, config, tokens);
+        var template = TokenizerPipeline.ReadTemplate(file);
+        var ids = added.ToDictionary(entry => entry.Token.Content, entry => entry.Token.Id);
+        var prefix = TokenizerConfig.Around(config, "bos", ids, template.Prefix);
+        var suffix = TokenizerConfig.Around(config, "eos", ids, template.Suffix);
         var vocabulary = new BpeVocabulary(tokens, added)
         {
             Merges = new BpeMerges(ReadMerges(model.Required("merges"), tokens)),
@@ -112,13 +134,15 @@ internal static class TokenizerFile
         int IdOf(TokenizerJson item, string token) => tokens.TryGetValue(token, out var id) ? id : throw item.Error("tokens of the vocabulary", $"'{token}'");
     }
 
-    private static List<(AddedToken Token, bool Normalized)> ReadAdded(TokenizerJson file, Dictionary<string, int> tokens)
+    private static List<(AddedToken Token, bool Normalized)> ReadAdded(TokenizerJson file, TokenizerJson? config, Dictionary<string, int> tokens)
     {
         var added = new Dictionary<string, (AddedToken Token, bool Normalized)>();
         var owners = tokens.ToDictionary(entry => entry.Value, entry => entry.Key);
-        foreach (var item in file.Optional("added_tokens")?.Items() ?? [])
+        var listed = (file.Optional("added_tokens")?.Items() ?? []).Select(item => (item, item.Required("id").Id()));
+        var beside = TokenizerConfig.AddedTokens(config).Where(entry => !IsKnown(entry.Token, entry.Id));
+        foreach (var (item, id) in listed.Concat(beside))
         {
-            var (id, content) = (item.Required("id").Id(), item.Required("content").String());
+            var content = item.Required("content").String();
             var taken = owners.TryGetValue(id, out var owner) && owner != content;
             var elsewhere = tokens.TryGetValue(content, out var other) && other != id;
             var token = new AddedToken(id, content, item.Flag("special"), item.Flag("lstrip"), item.Flag("rstrip"), item.Flag("single_word"));
@@ -131,5 +155,7 @@ internal static class TokenizerFile
         }
 
         return [.. added.Values];
+
+        bool IsKnown(TokenizerJson item, int id) => added.TryGetValue(item.Required("content").String(), out var known) && known.Token.Id == id;
     }
 }

@@ -8,6 +8,9 @@ namespace Hybrid.Tokenizers;
 /// <param name="element">The value.</param>
 internal readonly struct TokenizerJson(string path, string place, JsonElement element)
 {
+    /// <summary>The largest id. The limit keeps a wrong one from asking for gigabytes of table.</summary>
+    public const int LargestId = (1 << 24) - 1;
+
     /// <summary>The kind of an object, its field "type"; null where it has none.</summary>
     public string? Type => Optional("type")?.String();
 
@@ -16,6 +19,9 @@ internal readonly struct TokenizerJson(string path, string place, JsonElement el
 
     /// <summary>True for an array.</summary>
     public bool IsArray => element.ValueKind == JsonValueKind.Array;
+
+    /// <summary>True for an object.</summary>
+    public bool IsObject => element.ValueKind == JsonValueKind.Object;
 
     /// <summary>A field; null where it is not there or null.</summary>
     public TokenizerJson? Optional(string name)
@@ -50,14 +56,10 @@ internal readonly struct TokenizerJson(string path, string place, JsonElement el
         return element.GetString()!;
     }
 
-    /// <summary>An id: 0 or more. The limit keeps a wrong one from asking for gigabytes of table.</summary>
-    public int Id()
-    {
-        const int most = 1 << 24;
-        return element.ValueKind == JsonValueKind.Number && element.TryGetInt32(out var id) && id is >= 0 and < most
-            ? id
-            : throw Error($"an id, 0..{most - 1}", Found());
-    }
+    /// <summary>An id: 0 to <see cref="LargestId"/>.</summary>
+    public int Id() => element.ValueKind == JsonValueKind.Number && element.TryGetInt32(out var id) && id is >= 0 and <= LargestId
+        ? id
+        : throw Error($"an id, 0..{LargestId}", Found());
 
     public InvalidDataException Error(string expected, string found) => new($"{path}: {place}: expected {expected}; found {found}.");
 

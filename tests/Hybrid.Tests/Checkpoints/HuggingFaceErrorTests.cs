@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using Hybrid.Checkpoints;
 using Hybrid.Checkpoints.HuggingFace;
 using Hybrid.Modeling;
+using Hybrid.Tests.Infrastructure;
 using TorchSharp;
 using Xunit;
 using static TorchSharp.torch;
@@ -61,6 +62,31 @@ public class HuggingFaceErrorTests
                 Assert.True(error is null or InvalidDataException or NotSupportedException, $"{field} = {json}: {error}");
             }
         }
+    }
+
+    /// <summary>Sizes are compared with the files before memory is taken for them.</summary>
+    [Theory]
+    [MemberData(nameof(HuggingFaceModel.All), MemberType = typeof(HuggingFaceModel))]
+    public void HugeSizesTakeNoMemory(string name)
+    {
+        ResidentMemory.SkipUnlessMeasured();
+        using var golden = new HuggingFaceModel(name);
+        using var folder = Copy(golden, _ => { });
+        CausalLanguageModel.FromPretrained(folder.Path).Dispose();
+        var live = LiveTensors.Before();
+        var peak = ResidentMemory.PeakOf(() =>
+        {
+            foreach (var field in golden.Config.Where(entry => entry.Value is JsonValue value && value.TryGetValue<long>(out _)).Select(entry => entry.Key).ToArray())
+            {
+                var config = (JsonObject)golden.Config.DeepClone();
+                config[field] = 1_000_000_000;
+                File.WriteAllText(folder.File("config.json"), config.ToJsonString());
+                var error = Record.Exception(() => CausalLanguageModel.FromPretrained(folder.Path).Dispose());
+                Assert.True(error is null or InvalidDataException or NotSupportedException, $"{field}: {error}");
+                Assert.Equal((field, live), (field, Tensor.TotalCount));
+            }
+        });
+        Assert.True(peak < 64L << 20, $"{peak >> 20} MiB");
     }
 
     [Fact]
@@ -242,6 +268,11 @@ public class HuggingFaceErrorTests
     private static TemporaryFolder Copy(string name, Action<JsonObject> change)
     {
         using var golden = HuggingFaceModel.Own(name);
+        return Copy(golden, change);
+    }
+
+    private static TemporaryFolder Copy(HuggingFaceModel golden, Action<JsonObject> change)
+    {
         var folder = new TemporaryFolder();
         foreach (var file in Directory.GetFiles(golden.Folder, "*model*").Append(Path.Combine(golden.Folder, "generation_config.json")))
         {

@@ -47,6 +47,10 @@ public sealed class SafeTensorsRoundTripTests : IDisposable
             Assert.Equal(shapes[i], read.shape);
             Assert.Equal(Numbers(tensor), Numbers(read));
 
+            var target = Random(type, shapes[i]);
+            file.ReadInto(key, target);
+            Assert.Equal(Numbers(tensor), Numbers(target));
+
             var raw = RawSafeTensors.Tensor(bytes, key);
             Assert.Equal(name, raw.Type);
             Assert.Equal(shapes[i], raw.Shape);
@@ -55,6 +59,26 @@ public sealed class SafeTensorsRoundTripTests : IDisposable
             Assert.Equal((type, (long)raw.Data.Length), (file.Entry(key).Type, file.Entry(key).ByteSize));
             Assert.Equal(shapes[i], file.Entry(key).Shape);
         }
+    }
+
+    [Fact]
+    public void ATensorIsReadIntoOneOfItsTypeAndShapeHoweverThatLiesInMemory()
+    {
+        using var scope = NewDisposeScope();
+        var x = rand(3, 5);
+        SafeTensorsFile.Write(Target, [("x", x)]);
+        using var file = SafeTensorsFile.Open(Target);
+        var stack = zeros(4, 3, 5);
+        file.ReadInto("x", stack[2]);
+        Assert.Equal(Numbers(x), Numbers(stack[2]));
+        Assert.Equal(Numbers(x).Sum(), Numbers(stack).Sum(), 1e-9);
+        var columns = zeros(5, 3).t();
+        file.ReadInto("x", columns);
+        Assert.Equal(Numbers(x), Numbers(columns));
+
+        var error = Assert.Throws<ArgumentException>(() => file.ReadInto("x", zeros(5, 3)));
+        Assert.Contains("the target must be Float32 [3, 5]; got Float32 [5, 3].", error.Message, StringComparison.Ordinal);
+        Assert.Throws<ArgumentException>(() => file.ReadInto("x", zeros(3, 5, dtype: ScalarType.Float64)));
     }
 
     [Fact]

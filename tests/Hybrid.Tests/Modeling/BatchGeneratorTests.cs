@@ -103,6 +103,25 @@ public class BatchGeneratorTests
         }
     }
 
+    /// <summary>All logits of the prefill below are 4 x 256 x 8192 numbers, 32 MiB; those of the last tokens 128 KiB.</summary>
+    [Fact]
+    public void ARaggedPrefillComputesTheLogitsOfTheLastTokensAlone()
+    {
+        ResidentMemory.SkipUnlessMeasured();
+        const int longest = 256;
+        using var model = SmallModel.Create(new LanguageModelOptions { VocabSize = 8192, HiddenSize = 8, NumLayers = 1, Layers = ["mamba"], MaxSeqLen = 512 });
+        int[][] prompts = [.. Enumerable.Range(1, 4).Select(row => Enumerable.Range(0, longest * row / 4).ToArray())];
+        Run();
+        var peak = ResidentMemory.PeakOf(Run);
+        Assert.True(peak < 16L << 20, $"the prefill took {peak >> 20} MiB");
+
+        void Run()
+        {
+            using var batch = new BatchGenerator(model, prompts, new() { MaxNewTokens = 1, Seed = 1 });
+            Assert.Equal(4, batch.Generate().Count());
+        }
+    }
+
     [Fact]
     public void PromptsThatAreNoneAreRefused()
     {

@@ -69,16 +69,27 @@ public class CausalLanguageModelTests
     }
 
     [Fact]
-    public void NextTokenLogitsAreTheLastRow()
+    public void NextTokenLogitsAreThoseOfTheLastTokenOfEachRow()
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var model = SmallModel.Create();
         var ids = SmallModel.Tokens(3, 9);
-        var last = model.NextTokenLogits(ids, MixerContext.None);
-        Assert.Equal([3, 40], last.shape);
-        TensorAssert.Close(model.call(ids).select(1, 8), last, 1e-6, "last row");
-        Assert.Throws<NotSupportedException>(() => model.NextTokenLogits(ids, new MixerContext { Lengths = [9, 9, 2] }));
+        long[] lengths = [9, 4, 1];
+        foreach (var context in new[]
+        {
+            MixerContext.None,
+            new MixerContext { Lengths = lengths },
+            new MixerContext { Lengths = lengths, PaddingSide = PaddingSide.Left },
+        })
+        {
+            var all = model.forward(ids, context);
+            var isRight = context.Lengths is not null && context.PaddingSide == PaddingSide.Right;
+            var expected = stack([.. lengths.Select((length, row) => all[row][isRight ? length - 1 : 8])]);
+            TensorAssert.Close(expected, model.NextTokenLogits(ids, context), 1e-6, $"{context.PaddingSide}, {isRight}");
+        }
+
+        Assert.Throws<ArgumentException>(() => model.NextTokenLogits(ids, new MixerContext { Lengths = [9, 9] }));
     }
 
     [Theory]

@@ -2,6 +2,7 @@ using System.Net;
 using System.Text.Json;
 using Hybrid.Modeling;
 using Hybrid.Samples;
+using Hybrid.Tests.Checkpoints;
 using Hybrid.Tests.Infrastructure;
 using TorchSharp;
 using Xunit;
@@ -93,6 +94,67 @@ public class CompletionServerTests
         running.Dispose();
         using var served = await waiting;
         Assert.Equal(HttpStatusCode.OK, served.StatusCode);
+    }
+
+    [Fact]
+    public async Task ARequestThatWaitsTooLongIsTurnedAway()
+    {
+        await using var server = await RunningServer.StartAsync(
+            new ServerOptions { MaxTokens = 100_000, LongestWait = TimeSpan.FromMilliseconds(50) }, maxLength: 100_000);
+        using var running = await server.BeginAsync(new { prompt = "a", max_tokens = 90_000, stream = true });
+        using var refused = await server.PostAsync(new { prompt = "b" });
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, refused.StatusCode);
+        var error = (await RunningServer.JsonAsync(refused)).GetProperty("error");
+        Assert.Equal(("queue_timeout", "server_error"), (error.GetProperty("code").GetString(), error.GetProperty("type").GetString()));
+        Assert.NotNull(refused.Headers.RetryAfter);
+        Assert.Equal((1, 0), (server.Queue.Running, server.Queue.Waiting));
+    }
+
+    [Fact]
+    public async Task AServerThatIsStoppedTurnsAwayThoseWhoWait()
+    {
+        await using var server = await RunningServer.StartAsync(new ServerOptions { MaxTokens = 100_000 }, maxLength: 100_000);
+        using var running = await server.BeginAsync(new { prompt = "a", max_tokens = 90_000, stream = true });
+        var waiting = server.PostAsync(new { prompt = "b" });
+        await RunningServer.UntilAsync(async () => await server.MetricAsync("hybrid_requests_waiting") == 1);
+        var stopping = server.StopAsync();
+        using var refused = await waiting;
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, refused.StatusCode);
+        Assert.Equal("server_stopping", (await RunningServer.JsonAsync(refused)).GetProperty("error").GetProperty("code").GetString());
+        running.Dispose();
+        await stopping;
+    }
+
+    /// <summary>One client stalls in the middle of its request, one never reads its answer.</summary>
+    [Fact]
+    public async Task SlowClientsKeepNobodyWaiting()
+    {
+        await using var server = await RunningServer.StartAsync();
+        using var stalled = await server.ConnectAsync("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"prompt\":");
+        const string body = """{"prompt":"a","max_tokens":200,"stream":true}""";
+        using var deaf = await server.ConnectAsync($"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {body.Length}\r\n\r\n{body}");
+        using var served = await server.PostAsync(new { prompt = "a", max_tokens = 1 });
+        Assert.Equal(HttpStatusCode.OK, served.StatusCode);
+        await RunningServer.UntilAsync(async () => await server.MetricAsync("hybrid_requests_total{status=\"200\"}") == 2);
+        Assert.Equal((0, 0), (server.Queue.Running, server.Queue.Waiting));
+    }
+
+    [Fact]
+    public async Task TheTokensThatEndATextOfTheModelEndIt()
+    {
+        using var folder = new TemporaryFolder();
+        using (var made = new CausalLanguageModel(new LanguageModelOptions { HiddenSize = 16, NumLayers = 1, Layers = ["mamba"] }))
+        {
+            made.SavePretrained(folder.File("model"));
+        }
+
+        var every = string.Join(", ", Enumerable.Range(0, ByteTokenizer.Vocabulary));
+        File.WriteAllText(Path.Combine(folder.File("model"), "generation_config.json"), $$"""{"eos_token_id": [{{every}}]}""");
+        await using var server = await RunningServer.StartAsync(CausalLanguageModel.FromPretrained(folder.File("model")));
+        using var response = await server.PostAsync(new { prompt = "a", max_tokens = 9 });
+        var answer = await RunningServer.JsonAsync(response);
+        Assert.Equal("stop", answer.GetProperty("choices")[0].GetProperty("finish_reason").GetString());
+        Assert.Equal(0, answer.GetProperty("usage").GetProperty("completion_tokens").GetInt32());
     }
 
     [Fact]

@@ -1,4 +1,5 @@
 using System.Net.Http.Json;
+using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using Hybrid.Modeling;
@@ -27,9 +28,12 @@ internal sealed class RunningServer : IAsyncDisposable
 
     public AdmissionQueue Queue => app.Services.GetRequiredService<AdmissionQueue>();
 
-    public static async Task<RunningServer> StartAsync(ServerOptions? options = null, long maxLength = 256)
+    public static Task<RunningServer> StartAsync(ServerOptions? options = null, long maxLength = 256) =>
+        StartAsync(TextModel.Create(maxLength, 2, "mamba", "attention"), options);
+
+    /// <summary>Starts a server over a model, which it takes over.</summary>
+    public static async Task<RunningServer> StartAsync(CausalLanguageModel model, ServerOptions? options = null)
     {
-        var model = TextModel.Create(maxLength, 2, "mamba", "attention");
         var app = CompletionServer.Build(model, options ?? new ServerOptions(), "http://127.0.0.1:0");
         await app.StartAsync();
         return new RunningServer(app, model);
@@ -51,6 +55,17 @@ internal sealed class RunningServer : IAsyncDisposable
         var line = text.Split('\n').FirstOrDefault(line => line.StartsWith(name + " ", StringComparison.Ordinal));
         return line is null ? 0 : double.Parse(line.Split(' ')[^1]);
     }
+
+    /// <summary>Opens a connection and sends some bytes of a request.</summary>
+    public async Task<TcpClient> ConnectAsync(string text)
+    {
+        var client = new TcpClient();
+        await client.ConnectAsync("127.0.0.1", Client.BaseAddress!.Port);
+        await client.GetStream().WriteAsync(Encoding.ASCII.GetBytes(text));
+        return client;
+    }
+
+    public Task StopAsync() => app.StopAsync();
 
     public async ValueTask DisposeAsync()
     {

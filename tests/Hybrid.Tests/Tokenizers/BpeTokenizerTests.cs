@@ -151,19 +151,12 @@ public class BpeTokenizerTests
     }
 
     [Fact]
-    public void TextThatComposesNeedsIcu()
+    public void TextIsComposedWhereTheFileSaysSo()
     {
         var tokenizer = TokenizerSamples.Changed("gpt2", json => json["normalizer"] = new JsonObject { ["type"] = "NFC" });
-        Assert.Equal("Grüße", tokenizer.Decode(tokenizer.Encode("Grüße")));
-        if ("e\u0301".Normalize().Length == 1)
-        {
-            Assert.Equal("\u00e9", tokenizer.Decode(tokenizer.Encode("e\u0301")));
-        }
-        else
-        {
-            var error = Assert.Throws<NotSupportedException>(() => tokenizer.Encode("e\u0301"));
-            Assert.Contains("InvariantGlobalization", error.Message, StringComparison.Ordinal);
-        }
+        Assert.Equal("Grüße, \u00e9", tokenizer.Decode(tokenizer.Encode("Grüße, e\u0301")));
+        var without = TokenizerSamples.Load("gpt2");
+        Assert.Equal("e\u0301", without.Decode(without.Encode("e\u0301")));
     }
 
     [Fact]

@@ -5,12 +5,6 @@ using Hybrid.Modeling;
 
 namespace Hybrid.Checkpoints.HuggingFace;
 
-/// <summary>Where a loaded model came from.</summary>
-/// <param name="Architecture">Its architecture.</param>
-/// <param name="Config">Content of config.json.</param>
-/// <param name="Generation">Content of generation_config.json.</param>
-internal sealed record HubOrigin(HubArchitecture Architecture, JsonObject Config, HubGeneration Generation);
-
 /// <summary>What config.json asks for.</summary>
 /// <param name="Options">Sizes and layers.</param>
 /// <param name="Customise">Adds to the backbone what options cannot state; null adds nothing.</param>

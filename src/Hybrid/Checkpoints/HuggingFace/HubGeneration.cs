@@ -6,7 +6,8 @@ namespace Hybrid.Checkpoints.HuggingFace;
 /// <summary>What generation_config.json asks for; where the file is missing, config.json may name the tokens that end a text.</summary>
 internal sealed class HubGeneration
 {
-    private const string FileName = "generation_config.json";
+    /// <summary>Name of the file.</summary>
+    public const string FileName = "generation_config.json";
 
     // How transformers draws where the file says so and no more: from the 50 most likely tokens.
     private const int DefaultTopK = 50;
@@ -39,6 +40,15 @@ internal sealed class HubGeneration
         string[] fields = ["bos_token_id", "eos_token_id", "pad_token_id"];
         var tokens = fields.Where(field => config[field] is not null).Select(field => KeyValuePair.Create(field, config[field]?.DeepClone()));
         return new JsonObject(tokens) { ["_from_model_config"] = true };
+    }
+
+    /// <summary>Writes the file where there was one.</summary>
+    public void Write(string folder)
+    {
+        if (Json is not null)
+        {
+            HubJson.WriteFile(folder, FileName, Json);
+        }
     }
 
     /// <summary>Reads the file of a folder.</summary>

@@ -32,12 +32,15 @@ internal static class HubJson
         }
     }
 
-    /// <summary>The text of an object, its fields sorted, as transformers writes it.</summary>
-    public static string Write(JsonObject content)
+    /// <summary>Writes an object as a file, its fields sorted, as transformers writes it.</summary>
+    public static void WriteFile(string folder, string name, JsonObject content)
     {
         var sorted = content.OrderBy(field => field.Key, StringComparer.Ordinal).Select(field => KeyValuePair.Create(field.Key, field.Value?.DeepClone()));
-        return new JsonObject(sorted).ToJsonString(Indented) + "\n";
+        File.WriteAllBytes(Path.Combine(folder, name), Utf8(new JsonObject(sorted)));
     }
+
+    /// <summary>The bytes of an object as a file, its fields in their order.</summary>
+    public static byte[] Utf8(JsonObject content) => Encoding.UTF8.GetBytes(content.ToJsonString(Indented) + "\n");
 
     /// <summary>The number of a special name; null where the name is none.</summary>
     public static double? ParseSpecial(string name) => name switch

@@ -55,10 +55,13 @@ internal sealed class HubWeightFiles : IDisposable
     }
 
     /// <summary>What a header says of a tensor.</summary>
-    public SafeTensorsEntry Entry(string name) => files[places[name]].Entry(name);
+    public SafeTensorsEntry Entry(string name) => FileOf(name).Entry(name);
 
-    /// <summary>Reads a tensor into the current dispose scope.</summary>
-    public Tensor Read(string name) => files[places[name]].Read(name);
+    /// <summary>The file that has a tensor.</summary>
+    public SafeTensorsFile FileOf(string name) => files[places[name]];
+
+    /// <summary>Numbers in all tensors together.</summary>
+    public long Count => Names.Sum(name => Entry(name).Shape.Aggregate(1L, (product, size) => product * size));
 
     /// <summary>Throws unless the files have just the tensors of a table, in their shapes.</summary>
     /// <param name="map">The table.</param>
@@ -121,7 +124,7 @@ internal sealed class HubWeightFiles : IDisposable
         using var scope = NewDisposeScope();
         var embedding = places.Keys.FirstOrDefault(other => other.EndsWith("embed_tokens.weight", StringComparison.Ordinal)
             || other.EndsWith("embeddings.weight", StringComparison.Ordinal) || other.EndsWith("embedding.weight", StringComparison.Ordinal));
-        return embedding is not null && Entry(name).Shape.SequenceEqual(Entry(embedding).Shape) && Read(name).eq(Read(embedding)).all().ToBoolean();
+        return embedding is not null && Entry(name).Shape.SequenceEqual(Entry(embedding).Shape) && FileOf(name).Read(name).eq(FileOf(embedding).Read(embedding)).all().ToBoolean();
     }
 
     private void AddIndexed(string index)

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Hybrid.Layers;
 using Hybrid.Modeling;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -8,36 +9,22 @@ namespace Hybrid.Checkpoints.HuggingFace;
 /// <summary>Loads and saves models in the folder layout of model hubs.</summary>
 internal static class PretrainedFolder
 {
-    private const string ConfigName = "config.json";
-    private const string GenerationName = "generation_config.json";
-
     // What other libraries look for before they read weights of PyTorch's layout.
     private static readonly Dictionary<string, string> Metadata = new() { ["format"] = "pt" };
 
     /// <summary>See <see cref="CausalLanguageModel.FromPretrained"/>.</summary>
     public static CausalLanguageModel Load(string folder, string deviceName, string dtypeName)
     {
-        var place = Folder(folder, [ConfigName]).Find();
-        var path = Path.Combine(place, ConfigName);
-        if (!File.Exists(path))
-        {
-            throw new FileNotFoundException($"{folder}: expected {ConfigName}; there is none.", path);
-        }
-
-        var json = HubJson.Read(path);
-        var config = new HubConfig(path, json);
-        var architecture = HubArchitecture.Find(path, config.Text("model_type"));
-        var described = architecture.Read(config);
-        config.RequireAllRead();
-        var generation = HubGeneration.Open(place, json);
-
+        var place = Folder(folder, [HubOrigin.ConfigName]).Find();
+        var (origin, described) = HubOrigin.Read(place);
         using var files = HubWeightFiles.Open(place);
         var (device, dtype) = (torch.device(deviceName), ParseType(dtypeName) ?? TypeOf(folder, files));
-        var model = Make(described, path, module => Place(module, device, dtype));
+        using var allowance = new WeightAllowance(files.Count, dtype, device);
+        var model = Make(described, Path.Combine(place, HubOrigin.ConfigName), module => Place(module, device, dtype));
         try
         {
-            model.Origin = new HubOrigin(architecture, json, generation);
-            Fill(model, architecture, files);
+            Fill(model, origin.Architecture, files);
+            origin.AttachTo(model);
             model.eval();
             return model;
         }
@@ -59,7 +46,8 @@ internal static class PretrainedFolder
         var map = new WeightMap(model);
         architecture.Map(map);
         var shards = Shards(map.Tensors, maxShardSize);
-        string[] names = [.. shards.Select(shard => shard.Name), HubWeightFiles.IndexName, GenerationName, ConfigName];
+        string[] names = [.. shards.Select(shard => shard.Name), HubWeightFiles.IndexName, HubGeneration.FileName, HubOrigin.ConfigName];
+        var tokenizer = HubTokenizer.FilesOf(model);
         Folder(folder, names).Replace(target =>
         {
             foreach (var (name, tensors) in shards)
@@ -70,24 +58,42 @@ internal static class PretrainedFolder
 
             if (shards.Count > 1)
             {
-                WriteJson(target, HubWeightFiles.IndexName, Index(shards));
+                HubJson.WriteFile(target, HubWeightFiles.IndexName, Index(shards));
             }
 
-            WriteJson(target, GenerationName, HubGeneration.For(model, config));
-            WriteJson(target, ConfigName, config);
+            if (tokenizer.Count > 0)
+            {
+                HubTokenizer.Write(target, tokenizer);
+            }
+            else
+            {
+                HubTokenizer.Copy(folder, target);
+            }
+
+            HubJson.WriteFile(target, HubGeneration.FileName, HubGeneration.For(model, config));
+            HubJson.WriteFile(target, HubOrigin.ConfigName, config);
         });
     }
 
     /// <summary>Makes the model of a configuration, without its weights.</summary>
     internal static CausalLanguageModel Make(HubModel described, string path, Action<nn.Module> place)
     {
+        var placed = new List<nn.Module>();
         try
         {
-            return new CausalLanguageModel(described.Options, described.Customise, place);
+            return new CausalLanguageModel(described.Options, described.Customise, Place);
         }
-        catch (ArgumentException error)
+        catch (Exception error)
         {
-            throw new InvalidDataException($"{path}: the sizes do not make a model: {error.Message}", error);
+            placed.ForEach(module => module.Dispose());
+            WeightAllowance.Current?.Abandon();
+            throw error is ArgumentException ? new InvalidDataException($"{path}: the sizes do not make a model: {error.Message}", error) : error;
+        }
+
+        void Place(nn.Module module)
+        {
+            placed.Add(module);
+            place(module);
         }
     }
 
@@ -95,8 +101,8 @@ internal static class PretrainedFolder
     private static CheckpointFolder Folder(string folder, IReadOnlyList<string> files) => new(folder, files, IsOwnName);
 
     private static bool IsOwnName(string name) =>
-        name is ConfigName or GenerationName or HubWeightFiles.IndexName or HubWeightFiles.SingleName
-        || (name.StartsWith("model-", StringComparison.Ordinal) && name.EndsWith(".safetensors", StringComparison.Ordinal));
+        name is HubOrigin.ConfigName or HubGeneration.FileName or HubWeightFiles.IndexName or HubWeightFiles.SingleName
+        || HubTokenizer.FileNames.Contains(name) || (name.StartsWith("model-", StringComparison.Ordinal) && name.EndsWith(".safetensors", StringComparison.Ordinal));
 
     private static void Place(nn.Module module, Device device, ScalarType dtype)
     {
@@ -113,8 +119,7 @@ internal static class PretrainedFolder
         architecture.Map(map);
         foreach (var (tensor, name) in files.Match(map))
         {
-            using var inner = NewDisposeScope();
-            tensor.Fill(files.Read(name));
+            tensor.Fill(files.FileOf(name), name);
         }
     }
 
@@ -183,9 +188,6 @@ internal static class PretrainedFolder
         using var scope = NewDisposeScope();
         return tensor.Parts().Sum(part => part.numel() * part.element_size());
     }
-
-    private static void WriteJson(string folder, string name, JsonObject content) =>
-        File.WriteAllText(Path.Combine(folder, name), HubJson.Write(content));
 
     /// <summary>The type of the largest tensor: some files keep small ones in a wider type.</summary>
     private static ScalarType TypeOf(string folder, HubWeightFiles files)

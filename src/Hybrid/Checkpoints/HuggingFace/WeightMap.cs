@@ -24,12 +24,21 @@ internal sealed record HubTensor(string Name, Func<IReadOnlyList<Tensor>> Parts)
         return parts.Count == 1 ? parts[0].detach() : cat([.. parts.Select(part => part.detach())], 0);
     }
 
-    /// <summary>Copies a tensor of the checkpoint into the model.</summary>
-    public void Fill(Tensor value)
+    /// <summary>Sets the model's tensors to the one of the checkpoint, by way of a copy where it has several parts or another type.</summary>
+    /// <param name="file">The file that has it.</param>
+    /// <param name="name">Its name there, which may be an older one.</param>
+    public void Fill(SafeTensorsFile file, string name)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         var parts = Parts();
+        if (parts.Count == 1 && parts[0].dtype == file.Entry(name).Type)
+        {
+            file.ReadInto(name, parts[0]);
+            return;
+        }
+
+        var value = file.Read(name);
         var start = 0L;
         foreach (var part in parts)
         {
