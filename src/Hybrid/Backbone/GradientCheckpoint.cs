@@ -74,15 +74,25 @@ internal sealed class GradientCheckpoint : autograd.MultiTensorFunction<Gradient
         using var scope = NewDisposeScope();
         var call = (Call)ctx.get_data(CallKey);
         var saved = ctx.get_saved_variables();
-        var x = saved[0].detach().requires_grad_(call.InputNeedsGradient);
+
+        // Recorded itself, for second derivatives, the pass needs the input with its history, but the differentiation ends there.
+        var recorded = is_grad_enabled();
+        var gate = new Gate { IsClosed = true };
+        var x = recorded && call.InputNeedsGradient ? Entrance.apply(saved[0], gate) : saved[0].detach().requires_grad_(call.InputNeedsGradient);
         var context = call.Context.SequenceIds is null ? call.Context : call.Context with { SequenceIds = saved[2] };
         var outputs = Again(call, x, context, saved[1]);
 
         // An output that the loss does not use has no gradient.
         var used = outputs.Zip(grad_outputs).Where(pair => !pair.Second.IsInvalid).ToArray();
         Tensor[] inputs = call.InputNeedsGradient ? [x, .. call.Parameters] : call.Parameters;
+        if (used.Length == 0)
+        {
+            return [.. new Tensor[inputs.Length + (call.InputNeedsGradient ? 2 : 3)]];
+        }
+
         var found = autograd.grad(
-            [.. used.Select(pair => pair.First)], inputs, [.. used.Select(pair => pair.Second)], allow_unused: true);
+            [.. used.Select(pair => pair.First)], inputs, [.. used.Select(pair => pair.Second)], recorded, recorded, allow_unused: true);
+        gate.IsClosed = false;
         var gradients = found.Select(gradient => gradient is null || gradient.IsInvalid ? null! : gradient.MoveToOuterDisposeScope());
         return [null!, .. call.InputNeedsGradient ? gradients.Take(1) : [null!], null!, .. gradients.Skip(call.InputNeedsGradient ? 1 : 0)];
     }
@@ -128,6 +138,30 @@ internal sealed class GradientCheckpoint : autograd.MultiTensorFunction<Gradient
         }
 
         set_rng_state(cpuState);
+    }
+
+    /// <summary>
+    /// The input itself, with a gate that gradients do not pass while it is closed: a block whose parameters also made its input, in another
+    /// layer that shares them, would else give them the gradients of that layer a second time.
+    /// </summary>
+    private sealed class Entrance : autograd.SingleTensorFunction<Entrance>
+    {
+        public override string Name => nameof(Entrance);
+
+        public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            ctx.save_data(nameof(Gate), vars[1]);
+            ctx.set_materialize_grads(false);
+            return ((Tensor)vars[0]).clone();
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) =>
+            [grad_output.IsInvalid || ((Gate)ctx.get_data(nameof(Gate))).IsClosed ? null! : grad_output.alias(), null!];
+    }
+
+    private sealed class Gate
+    {
+        public bool IsClosed { get; set; }
     }
 
     /// <summary>What the second run needs to know besides tensors.</summary>

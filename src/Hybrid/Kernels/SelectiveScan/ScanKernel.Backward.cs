@@ -32,7 +32,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
             {
                 LaneMemory.Copy(boundary + (block * size), chunk.States, size);
                 Recompute(p, group, operands, block, start, count, chunk);
-                Return(p, group, operands, block, start, count, chunk);
+                Return(p, group, operands, block, start, count, chunk, g.Y);
             }
 
             InputGradients(p, g, group, start, count, chunk);
@@ -127,7 +127,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
     /// d(step u) = dh B, and dh_(t-1) = a dh.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Return(in ScanInputs p, Group group, Operands operands, int block, int start, int count, BackwardChunk chunk)
+    private static void Return(in ScanInputs p, Group group, Operands operands, int block, int start, int count, BackwardChunk chunk, RowView gradient)
     {
         var (lanes, size, n) = (TLane.Count, group.Size, p.Sizes.StateSize);
         float* decay = operands.Decay + (block * size), carried = chunk.Carried + (block * size), gradDecay = chunk.GradDecay + (block * size);
@@ -137,6 +137,7 @@ internal static unsafe partial class ScanKernel<TLane, TIn, TOut>
         float* inMatrix = InMatrix(p, group, operands, block, start + count - 1), outMatrix = OutMatrix(p, group, operands, block, start + count - 1);
         for (var i = count - 1; i >= 0; i--, inMatrix -= p.B.Step, outMatrix -= p.C.Step)
         {
+            Fetch(p, group, block, start - K + i, gradient);
             var at = ((block * K) + i) * lanes;
             var (step, driven, gradY) = (TLane.Load(chunk.Step + at), TLane.Load(chunk.Driven + at), TLane.Load(chunk.GradY + at));
             float* before = chunk.States + (i * size), after = before + size, factors = chunk.Factors + (i * size);
