@@ -36,10 +36,10 @@ public class GradientCheckpointTests
         AssertSameGradients(plain, checkpointed, new MixerContext { Lengths = [17, 5, 1], PaddingSide = PaddingSide.Left });
     }
 
-    /// <summary>Through a stack that runs twice, so that its parameters have also made its second input.</summary>
+    /// <summary>Through a stack that runs twice, so that its parameters have also made its second input. (Attention is left out: libtorch has no second derivative of its fused form.)</summary>
     [Theory]
     [InlineData("mamba")]
-    [InlineData("attention")]
+    [InlineData("mamba2")]
     [InlineData("gated_ssm")]
     public void SecondDerivativesAreThoseOfTheBlock(string mixer)
     {
