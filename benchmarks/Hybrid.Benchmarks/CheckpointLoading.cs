@@ -41,7 +41,7 @@ internal static class CheckpointLoading
         });
         var size = model.CountParameters() * sizeof(float);
         model.SavePretrained(Path.Combine(folder, "single"));
-        model.SavePretrained(Path.Combine(folder, "shards"), maxShardSize: (size / 5) + (20 * Mebibyte));
+        model.SavePretrained(Path.Combine(folder, "shards"), maxShardSize: size / 5);
         Console.WriteLine($"{size / Mebibyte} MiB of weights in {folder}");
     }
 

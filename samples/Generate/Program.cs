@@ -33,8 +33,9 @@ command.SetAction(async (parsed, cancellation) =>
             StopStrings = parsed.GetValue(stop)!,
             Seed = parsed.GetValue(seed),
         };
+        using var generator = new TextGenerator(model, options);
         Console.Write(parsed.GetValue(prompt));
-        await foreach (var piece in model.GenerateAsync(parsed.GetValue(prompt)!, options, cancellation))
+        await foreach (var piece in generator.GenerateAsync(model.Tokenizer!.Encode(parsed.GetValue(prompt)!), cancellation))
         {
             Console.Write(piece);
         }

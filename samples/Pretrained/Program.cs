@@ -19,9 +19,9 @@ command.SetAction(parsed =>
         var options = defaults with { MaxNewTokens = parsed.GetValue(tokens) ?? defaults.MaxNewTokens };
         if (model.Tokenizer is null)
         {
-            using var generator = new TokenGenerator(model, options);
             Console.WriteLine($"tokenizer     none: {model.TokenizerProblem}");
-            Console.WriteLine($"continuation  {string.Join(' ', generator.Generate([.. parsed.GetValue(prompt)!.Split(',').Select(int.Parse)]))}");
+            using var generator = new TokenGenerator(model, options);
+            Console.WriteLine($"continuation  {string.Join(' ', generator.Generate(Ids(parsed.GetValue(prompt)!)))}");
         }
         else
         {
@@ -36,10 +36,22 @@ command.SetAction(parsed =>
 
         return 0;
     }
-    catch (Exception error) when (error is ArgumentException or FormatException or IOException or InvalidDataException or NotSupportedException)
+    catch (Exception error) when (error is ArgumentException or IOException or InvalidDataException or NotSupportedException)
     {
         Console.Error.WriteLine(error.Message);
         return 1;
     }
 });
 return command.Parse(args).Invoke();
+
+static int[] Ids(string prompt)
+{
+    try
+    {
+        return [.. prompt.Split(',').Select(int.Parse)];
+    }
+    catch (Exception error) when (error is FormatException or OverflowException)
+    {
+        throw new ArgumentException($"Without a tokenizer --prompt must be token ids, such as 17,42,8; got '{prompt}'.", error);
+    }
+}

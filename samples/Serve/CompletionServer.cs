@@ -29,7 +29,8 @@ internal static class CompletionServer
         model.eval();
         var builder = WebApplication.CreateSlimBuilder();
         builder.WebHost.UseUrls(urls).ConfigureKestrel(kestrel => kestrel.Limits.MaxRequestBodySize = options.MaxBodyBytes);
-        builder.Logging.AddFilter("Microsoft", LogLevel.Warning);
+        // What keeps the server from starting reaches the caller as an exception.
+        builder.Logging.AddFilter("Microsoft", LogLevel.Warning).AddFilter("Microsoft.Extensions.Hosting", LogLevel.Critical);
         // The container disposes what it makes, when the server ends.
         builder.Services.AddSingleton(_ => new AdmissionQueue(options.Workers, options.QueueLength));
         builder.Services.AddSingleton(_ => new PromptStateCache(model, options.PromptCacheBytes));
