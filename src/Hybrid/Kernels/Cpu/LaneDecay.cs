@@ -45,15 +45,6 @@ internal static unsafe class LaneDecay<TLane>
         }
     }
 
-    /// <summary>target = left * right, element by element, of some rows.</summary>
-    public static void Multiply(float* left, float* right, float* target, int rows)
-    {
-        for (var i = 0; i < rows * Steps; i += TLane.Count)
-        {
-            TLane.Store(TLane.Load(left + i) * TLane.Load(right + i), target + i);
-        }
-    }
-
     /// <summary>
     /// Gradients of the log factors. What D_ij passes on reaches all factors after j up to i: step k receives the sum of G_ij over j before k and i
     /// from k on, every term for itself, since differences of running sums would lose the small ones. What e_i passes on reaches the factors up

@@ -44,11 +44,11 @@ internal static unsafe partial class DualityKernel<TLane>
             MatrixGradients(p, shared, g, at, chunk, back, index, state, gradState);
             DrivenGradient(p, at, chunk, back, gradState);
 
-            var whole = chunk.FromStart[chunk.Count - 1] * Dot(state.First, gradState.First, size);
+            var whole = chunk.FromStart[chunk.Count - 1] * LaneRows<TLane>.Dot(state.First, gradState.First, size);
             LaneDecay<TLane>.Gradient(back.Products, back.FromStart, back.ToEnd, whole, chunk.Count, back.Exponent);
             InputGradients(p, g, at, chunk, back, skip, gradSkip, ref gradDecay, ref gradBias);
 
-            Scale(back.GradY.First, at.Lanes, chunk.FromStart, back.GradY, chunk.Count, at.Lanes);
+            LaneRows<TLane>.Scale(back.GradY.First, at.Lanes, chunk.FromStart, back.GradY, chunk.Count, at.Lanes);
             var outMatrix = new Elements(p.C.At(row, chunk.Start, at.Group), 1, p.C.Step);
             LaneProduct<TLane>.Add(outMatrix, back.GradY, gradState, at.StateSize, at.Lanes, chunk.Count, chunk.FromStart[chunk.Count - 1]);
         }
@@ -107,22 +107,22 @@ internal static unsafe partial class DualityKernel<TLane>
         var (n, count, width) = (at.StateSize, chunk.Count, at.Width);
         LaneMemory.Turn(chunk.Driven.First, at.Lanes, back.Turned.First, L, count, width, L);
         LaneProduct<TLane>.Set(back.GradY.Elements, back.Turned, back.Pairs, count, L, width);                  // M
-        LaneDecay<TLane>.Multiply(back.Pairs.First, chunk.Decay, back.Pairs.First, count);                      // D M
-        LaneDecay<TLane>.Multiply(back.Pairs.First, chunk.Scores, back.Products, count);
+        LaneRows<TLane>.Multiply(back.Pairs.First, chunk.Decay, back.Pairs.First, count * L);                      // D M
+        LaneRows<TLane>.Multiply(back.Pairs.First, chunk.Scores, back.Products, count * L);
         LaneMemory.Turn(back.Pairs.First, L, back.PairsTurned.First, L, count, count, L);
 
         var place = ((at.Index * p.Sizes.Chunks) + index) * n * L;
         Rows gradB = new(g.B + place, L), gradC = new(g.C + place, L);
-        ScaleColumns(back.Turned, chunk.ToEnd, width);
+        LaneRows<TLane>.ScaleColumns(back.Turned, chunk.ToEnd, width, L);
         LaneProduct<TLane>.Set(gradState.Elements, back.Turned, gradB, n, L, width);
-        SumProducts(shared.TimeLastB(at.Row, at.Group, index), gradB.First, n, back.ToEnd);
+        LaneRows<TLane>.ColumnSums(shared.TimeLastB(at.Row, at.Group, index), gradB.First, n, L, back.ToEnd);
         var outMatrix = new Elements(p.C.At(at.Row, chunk.Start, at.Group), 1, p.C.Step);
         LaneProduct<TLane>.Add(outMatrix, back.Pairs, gradB, n, L, count);
 
         LaneMemory.Turn(back.GradY.First, at.Lanes, back.Turned.First, L, count, width, L);
-        ScaleColumns(back.Turned, chunk.FromStart, width);
+        LaneRows<TLane>.ScaleColumns(back.Turned, chunk.FromStart, width, L);
         LaneProduct<TLane>.Set(state.Elements, back.Turned, gradC, n, L, width);
-        SumProducts(shared.TimeLastC(at.Row, at.Group, index), gradC.First, n, back.FromStart);
+        LaneRows<TLane>.ColumnSums(shared.TimeLastC(at.Row, at.Group, index), gradC.First, n, L, back.FromStart);
         var inMatrix = new Elements(p.B.At(at.Row, chunk.Start, at.Group), 1, p.B.Step);
         LaneProduct<TLane>.Add(inMatrix, back.PairsTurned, gradC, n, L, count);
     }
@@ -130,7 +130,7 @@ internal static unsafe partial class DualityKernel<TLane>
     private static void DrivenGradient(in DualityInputs p, Place at, Chunk chunk, BackwardChunk back, Rows gradState)
     {
         var scaled = new Rows(chunk.Scaled, at.StateSize);
-        Scale(p.B.At(at.Row, chunk.Start, at.Group), p.B.Step, chunk.ToEnd, scaled, chunk.Count, at.StateSize);
+        LaneRows<TLane>.Scale(p.B.At(at.Row, chunk.Start, at.Group), p.B.Step, chunk.ToEnd, scaled, chunk.Count, at.StateSize);
         LaneProduct<TLane>.Set(scaled.Elements, gradState, back.GradX, chunk.Count, at.Lanes, at.StateSize);
         LaneProduct<TLane>.LowerTransposed(new Rows(chunk.Weights, L), back.GradY, back.GradX, chunk.Count, at.Lanes);
     }
@@ -173,42 +173,6 @@ internal static unsafe partial class DualityKernel<TLane>
             g.Dt.At(at.Row, chunk.Start + i)[at.Head] = gradient;
             gradBias += gradient;
         }
-    }
-
-    /// <summary>Columns [L] of some rows times a factor each.</summary>
-    private static void ScaleColumns(Rows rows, float* factors, int count)
-    {
-        for (var i = 0; i < count; i++)
-        {
-            LaneDecay<TLane>.Multiply(rows.At(i), factors, rows.At(i), 1);
-        }
-    }
-
-    /// <summary>Sums over rows [L] of the products of two matrices, for each column.</summary>
-    private static void SumProducts(float* left, float* right, int rows, float* sums)
-    {
-        for (var column = 0; column < L; column += TLane.Count)
-        {
-            var sum = TLane.Zero;
-            for (var i = column; i < rows * L; i += L)
-            {
-                sum = TLane.MultiplyAdd(TLane.Load(left + i), TLane.Load(right + i), sum);
-            }
-
-            TLane.Store(sum, sums + column);
-        }
-    }
-
-    private static float Dot(float* left, float* right, long count)
-    {
-        var (even, odd) = (TLane.Zero, TLane.Zero);
-        for (var i = 0L; i < count; i += 2 * TLane.Count)
-        {
-            even = TLane.MultiplyAdd(TLane.Load(left + i), TLane.Load(right + i), even);
-            odd = TLane.MultiplyAdd(TLane.Load(left + i + TLane.Count), TLane.Load(right + i + TLane.Count), odd);
-        }
-
-        return TLane.Sum(even + odd);
     }
 
     /// <summary>What a backward pass needs of a chunk besides what the forward pass does.</summary>

@@ -56,7 +56,7 @@ internal static unsafe partial class DualityKernel<TLane>
     private static void Outputs(in DualityInputs p, Place at, Chunk chunk, Rows state, Rows y)
     {
         var scaled = new Rows(chunk.Scaled, at.StateSize);
-        Scale(p.C.At(at.Row, chunk.Start, at.Group), p.C.Step, chunk.FromStart, scaled, chunk.Count, at.StateSize);
+        LaneRows<TLane>.Scale(p.C.At(at.Row, chunk.Start, at.Group), p.C.Step, chunk.FromStart, scaled, chunk.Count, at.StateSize);
         LaneProduct<TLane>.Set(scaled.Elements, state, y, chunk.Count, at.Lanes, at.StateSize);
         LaneProduct<TLane>.Lower(new Rows(chunk.Weights, L), chunk.Driven, y, chunk.Count, at.Lanes);
     }
@@ -64,7 +64,7 @@ internal static unsafe partial class DualityKernel<TLane>
     /// <summary>The state after a chunk from the one before it; uses up X.</summary>
     private static void Advance(in DualityInputs p, Place at, Chunk chunk, Rows state)
     {
-        Scale(chunk.Driven.First, at.Lanes, chunk.ToEnd, chunk.Driven, chunk.Count, at.Lanes);
+        LaneRows<TLane>.Scale(chunk.Driven.First, at.Lanes, chunk.ToEnd, chunk.Driven, chunk.Count, at.Lanes);
         var inMatrix = new Elements(p.B.At(at.Row, chunk.Start, at.Group), 1, p.B.Step);
         LaneProduct<TLane>.Add(inMatrix, chunk.Driven, state, at.StateSize, at.Lanes, chunk.Count, chunk.FromStart[chunk.Count - 1]);
     }
@@ -92,20 +92,6 @@ internal static unsafe partial class DualityKernel<TLane>
                 }
 
                 LaneMemory.Store(value, result + channel, width);
-            }
-        }
-    }
-
-    /// <summary>Rows times a factor each.</summary>
-    private static void Scale(float* source, nint stride, float* factors, Rows target, int rows, int columns)
-    {
-        for (var i = 0; i < rows; i++)
-        {
-            var factor = TLane.Broadcast(factors[i]);
-            float* from = source + (i * stride), to = target.At(i);
-            for (var column = 0; column < columns; column += TLane.Count)
-            {
-                LaneMemory.Store(LaneMemory.Load<TLane>(from + column, columns - column) * factor, to + column, columns - column);
             }
         }
     }
@@ -182,16 +168,10 @@ internal static unsafe partial class DualityKernel<TLane>
             StepSizes(p, at);
             LaneDecay<TLane>.Between(Factors, Count, Decay);
             LaneDecay<TLane>.FromStart(Factors, Count, FromStart);
-            LaneDecay<TLane>.Multiply(Decay, Scores, Weights, Count);
+            LaneRows<TLane>.Multiply(Decay, Scores, Weights, Count * L);
             for (var i = 0; i < Count; i++)
             {
-                var x = p.X.At(at.Row, Start + i, at.Head);
-                var step = TLane.Broadcast(Step[i]);
-                for (var channel = 0; channel < at.Lanes; channel += TLane.Count)
-                {
-                    var value = channel < at.Width ? LaneMemory.Load<TLane>(x + channel, at.Width - channel) * step : TLane.Zero;
-                    TLane.Store(value, Driven.At(i) + channel);
-                }
+                LaneRows<TLane>.Load(p.X.At(at.Row, Start + i, at.Head), Step[i], Driven.At(i), at.Width, at.Lanes);
             }
         }
 
