@@ -186,7 +186,8 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
 
         var (o, recurrent) = GatedDelta.Apply(
             PerValueHead(parts[0]), PerValueHead(parts[1]), parts[2].unflatten(2, valueHeads, valueWidth), beta, logDecay,
-            normalise: true, initialState: state?.Recurrent, mask: batch.Mask, restart: PackedRows.Restarts(context.SequenceIds));
+            normalise: true, initialState: state?.Recurrent, mask: batch.Mask, restart: PackedRows.Restarts(context.SequenceIds),
+            stateGradient: false);
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);

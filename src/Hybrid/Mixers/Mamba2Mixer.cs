@@ -259,7 +259,8 @@ public sealed class Mamba2Mixer : SequenceMixer
             initialState: state?.Recurrent,
             mask: batch.Mask,
             restart: PackedRows.Restarts(context.SequenceIds),
-            chunkSize: options.ChunkSize);
+            chunkSize: options.ChunkSize,
+            stateGradient: false);
         var gated = norm is null ? y.flatten(2) * parts[0].silu() : norm.call(y.flatten(2), parts[0]);
 
         state?.Update(window, recurrent);

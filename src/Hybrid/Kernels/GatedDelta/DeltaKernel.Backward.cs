@@ -25,6 +25,7 @@ internal static unsafe partial class DeltaKernel<TLane>
         {
             var state = new Rows(states + (index * size), at.Lanes);
             chunk.Load(p, at, index);
+            Prefetch(p, at, index + 1, default);
             Write(p, at, chunk, state, surpluses.From(index * L));
             if (index < p.Sizes.Chunks - 1)
             {
@@ -39,6 +40,7 @@ internal static unsafe partial class DeltaKernel<TLane>
         {
             var (state, surplus) = (new Rows(states + (index * size), at.Lanes), surpluses.From(index * L));
             chunk.Load(p, at, index);
+            Prefetch(p, at, index - 1, g.O);
             WrittenGradient(p, g, at, chunk, back, surplus, gradState);
             KeyGradients(at, chunk, back, state, gradState);
 

@@ -26,6 +26,7 @@ internal static unsafe partial class DeltaKernel<TLane>
         for (var index = 0; index < p.Sizes.Chunks; index++)
         {
             chunk.Load(p, at, index);
+            Prefetch(p, at, index + 1, results.O);
             Write(p, at, chunk, state, surplus);
             LaneRows<TLane>.Scale(chunk.Queries.First, chunk.Queries.Stride, chunk.FromStart, chunk.Scaled, chunk.Count, at.KeyLanes);
             LaneProduct<TLane>.Set(chunk.Scaled.Elements, state, o, chunk.Count, at.Lanes, at.KeyWidth);
@@ -39,6 +40,18 @@ internal static unsafe partial class DeltaKernel<TLane>
         }
 
         StoreState(state, results.Final, at);
+    }
+
+    /// <summary>Calls the rows of a chunk into the cache, where there is such a chunk.</summary>
+    private static void Prefetch(in DeltaInputs p, Place at, int index, HeadView other)
+    {
+        if (index >= 0 && index < p.Sizes.Chunks)
+        {
+            p.Q.Prefetch(at.Row, index * L, p.Sizes.Count(index), at.Head, at.KeyWidth);
+            p.K.Prefetch(at.Row, index * L, p.Sizes.Count(index), at.Head, at.KeyWidth);
+            p.V.Prefetch(at.Row, index * L, p.Sizes.Count(index), at.Head, at.Width);
+            other.Prefetch(at.Row, index * L, p.Sizes.Count(index), at.Head, at.Width);
+        }
     }
 
     /// <summary>m and u of all steps of a chunk, from the state before it.</summary>

@@ -32,6 +32,7 @@ internal static unsafe partial class DualityKernel<TLane>
             var next = new Rows(states + ((index + 1) * size), at.Lanes);
             LaneMemory.Copy(states + (index * size), next.First, (int)size);
             chunk.Load(p, shared, at, index);
+            Prefetch(p, at, index + 1, default);
             Advance(p, at, chunk, next);
         }
 
@@ -40,6 +41,8 @@ internal static unsafe partial class DualityKernel<TLane>
         {
             var state = new Rows(states + (index * size), at.Lanes);
             chunk.Load(p, shared, at, index);
+            Prefetch(p, at, index - 1, g.Y);
+            Prefetch(p, at, index - 1, g.X);
             Ungate(p, g, at, chunk, back, state, skip);
             MatrixGradients(p, shared, g, at, chunk, back, index, state, gradState);
             DrivenGradient(p, at, chunk, back, gradState);

@@ -44,12 +44,24 @@ internal static unsafe partial class DualityKernel<TLane>
         for (var index = 0; index < p.Sizes.Chunks; index++)
         {
             chunk.Load(p, shared, at, index);
+            Prefetch(p, at, index + 1, results.Y);
             Outputs(p, at, chunk, state, y);
             SkipAndGate(p, at, chunk, y, skip, results.Y);
             Advance(p, at, chunk, state);
         }
 
         StoreState(state, results.Final, at);
+    }
+
+    /// <summary>Calls the rows of a chunk into the cache, where there is such a chunk.</summary>
+    private static void Prefetch(in DualityInputs p, Place at, int index, HeadView other)
+    {
+        if (index >= 0 && index < p.Sizes.Chunks)
+        {
+            p.X.Prefetch(at.Row, index * L, p.Sizes.Count(index), at.Head, at.Width);
+            p.Z.Prefetch(at.Row, index * L, p.Sizes.Count(index), at.Head, at.Width);
+            other.Prefetch(at.Row, index * L, p.Sizes.Count(index), at.Head, at.Width);
+        }
     }
 
     /// <summary>S C of all steps of a chunk, from the state before it.</summary>
