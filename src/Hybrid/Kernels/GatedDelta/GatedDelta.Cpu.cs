@@ -66,12 +66,26 @@ public static partial class GatedDelta
             var layout = (Layout)ctx.get_data(nameof(Layout));
             var saved = ctx.get_saved_variables();
             var next = 0;
-            var x = DeltaTensors.From([.. layout.Present.Select(present => present ? saved[next++] : null)], layout.Keys);
-            var gradO = grad_outputs[0].IsInvalid ? zeros(x.V.shape, dtype: ScalarType.Float32) : RowView.Of(grad_outputs[0]);
-            var gradFinal = grad_outputs.Count == 1 || grad_outputs[1].IsInvalid ? null : grad_outputs[1].contiguous();
-            var gradients = DeltaOnCpu.Backward(x, gradO, gradFinal);
+            Tensor?[] all = [.. layout.Present.Select(present => present ? saved[next++] : null)];
+            var gradients = RecordedGradient.IsWanted
+                ? RecordedGradient.Of(x => Composed(x, layout.Keys), all, grad_outputs)
+                : Gradients(DeltaTensors.From(all, layout.Keys), grad_outputs);
             return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
+
+        private static Tensor?[] Gradients(DeltaTensors x, List<Tensor> upstream)
+        {
+            var gradO = upstream[0].IsInvalid ? zeros(x.V.shape, dtype: ScalarType.Float32) : RowView.Of(upstream[0]);
+            var gradFinal = upstream.Count == 1 || upstream[1].IsInvalid ? null : upstream[1].contiguous();
+            return DeltaOnCpu.Backward(x, gradO, gradFinal);
+        }
+    }
+
+    /// <summary>The outputs from plain tensor operations, of tensors in the order of <see cref="DeltaTensors"/>.</summary>
+    private static Tensor[] Composed(IReadOnlyList<Tensor?> x, DeltaKeys keys)
+    {
+        var (o, state) = Reference(x[0]!, x[1]!, x[2]!, x[3]!, x[4], keys.Scale, keys.Normalise, x[5], x[6], x[7]);
+        return [o, state];
     }
 
     /// <summary>Results and gradients of a small ragged case with everything in it, against the reference in float64.</summary>

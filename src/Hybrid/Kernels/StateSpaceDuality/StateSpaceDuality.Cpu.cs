@@ -68,12 +68,27 @@ public static partial class StateSpaceDuality
             var layout = (Layout)ctx.get_data(nameof(Layout));
             var saved = ctx.get_saved_variables();
             var next = 0;
-            var x = DualityTensors.From([.. layout.Present.Select(present => present ? saved[next++] : null)], layout.Steps);
-            var gradY = grad_outputs[0].IsInvalid ? zeros(x.X.shape, dtype: ScalarType.Float32) : RowView.Of(grad_outputs[0]);
-            var gradFinal = grad_outputs.Count == 1 || grad_outputs[1].IsInvalid ? null : grad_outputs[1].contiguous();
-            var gradients = DualityOnCpu.Backward(x, gradY, gradFinal);
+            Tensor?[] all = [.. layout.Present.Select(present => present ? saved[next++] : null)];
+            var gradients = RecordedGradient.IsWanted
+                ? RecordedGradient.Of(x => Composed(x, layout.Steps), all, grad_outputs)
+                : Gradients(DualityTensors.From(all, layout.Steps), grad_outputs);
             return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
+
+        private static Tensor?[] Gradients(DualityTensors x, List<Tensor> upstream)
+        {
+            var gradY = upstream[0].IsInvalid ? zeros(x.X.shape, dtype: ScalarType.Float32) : RowView.Of(upstream[0]);
+            var gradFinal = upstream.Count == 1 || upstream[1].IsInvalid ? null : upstream[1].contiguous();
+            return DualityOnCpu.Backward(x, gradY, gradFinal);
+        }
+    }
+
+    /// <summary>The outputs from plain tensor operations, of tensors in the order of <see cref="DualityTensors"/>.</summary>
+    private static Tensor[] Composed(IReadOnlyList<Tensor?> x, ScanSteps steps)
+    {
+        var (y, state) = Reference(
+            x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], steps.Softplus, steps.Min, steps.Max, x[8], x[9], x[10], DefaultChunkSize);
+        return [y, state];
     }
 
     /// <summary>Results and gradients of a small ragged case with everything in it, against the reference in float64.</summary>
