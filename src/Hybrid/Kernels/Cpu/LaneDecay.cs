@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Hybrid.Kernels.Cpu;
 
 /// <summary>
@@ -14,6 +16,7 @@ internal static unsafe class LaneDecay<TLane>
     /// <param name="factors">a [Steps].</param>
     /// <param name="count">Rows to fill.</param>
     /// <param name="decay">D, out.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Between(float* factors, int count, float* decay)
     {
         var place = stackalloc float[Steps];
@@ -56,6 +59,7 @@ internal static unsafe class LaneDecay<TLane>
     /// <param name="whole">What the decay of the whole chunk passes on.</param>
     /// <param name="count">Steps that there are.</param>
     /// <param name="gradient">Out, [Steps].</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Gradient(float* between, float* fromStart, float* toEnd, float whole, int count, float* gradient)
     {
         float* place = stackalloc float[Steps], columns = stackalloc float[Steps];

@@ -59,6 +59,7 @@ internal static unsafe class LaneMemory
     /// <param name="rows">Rows of the source.</param>
     /// <param name="columns">Columns of the source.</param>
     /// <param name="filled">Elements of a target row; those after <paramref name="rows"/> become zero.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Turn(float* source, nint sourceStride, float* target, nint targetStride, int rows, int columns, int filled)
     {
         for (var j = 0; j < columns; j++)
@@ -71,6 +72,15 @@ internal static unsafe class LaneMemory
 
             Clear(to + rows, filled - rows);
         }
+    }
+
+    /// <summary>The first lane.</summary>
+    public static float First<TLane>(TLane value)
+        where TLane : struct, ILane<TLane>
+    {
+        var buffer = stackalloc float[TLane.Count];
+        TLane.Store(value, buffer);
+        return buffer[0];
     }
 
     public static void Copy(float* source, float* target, int count) => new Span<float>(source, count).CopyTo(new Span<float>(target, count));

@@ -113,6 +113,7 @@ internal static unsafe class LaneProduct<TLane>
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void FourRows(float* a, nint aRow, nint aColumn, float* b, nint bStride, float* c, nint cStride, int depth, float* keep)
     {
         var lanes = TLane.Count;
@@ -147,6 +148,7 @@ internal static unsafe class LaneProduct<TLane>
         Put(c30, c31, c + (3 * cStride), keep);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void OneRow(float* a, nint aColumn, float* b, nint bStride, float* c, int depth, float* keep)
     {
         var (c0, c1) = (TLane.Zero, TLane.Zero);

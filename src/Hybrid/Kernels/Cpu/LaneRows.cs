@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace Hybrid.Kernels.Cpu;
 
 /// <summary>What products of a chunk need done to their factors.</summary>
@@ -11,6 +13,7 @@ internal static unsafe class LaneRows<TLane>
     /// <param name="target">Rows out.</param>
     /// <param name="rows">Number of rows.</param>
     /// <param name="columns">Elements of a row; no others are read or written.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Scale(float* source, nint stride, float* factors, Rows target, int rows, int columns)
     {
         for (var i = 0; i < rows; i++)
@@ -34,6 +37,7 @@ internal static unsafe class LaneRows<TLane>
     }
 
     /// <summary>target = left * right, element by element; whole registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Multiply(float* left, float* right, float* target, int count)
     {
         for (var i = 0; i < count; i += TLane.Count)
@@ -43,6 +47,7 @@ internal static unsafe class LaneRows<TLane>
     }
 
     /// <summary>sum = sum + left * right, element by element; whole registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void MultiplyAdd(float* left, float* right, float* sum, int count)
     {
         for (var i = 0; i < count; i += TLane.Count)
@@ -52,6 +57,7 @@ internal static unsafe class LaneRows<TLane>
     }
 
     /// <summary>sum = sum + addend; whole registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Add(float* addend, float* sum, int count)
     {
         for (var i = 0; i < count; i += TLane.Count)
@@ -66,6 +72,7 @@ internal static unsafe class LaneRows<TLane>
     /// <param name="rows">Number of rows.</param>
     /// <param name="columns">Elements of a row.</param>
     /// <param name="sums">Out, one a column.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void ColumnSums(float* left, float* right, int rows, int columns, float* sums)
     {
         for (var column = 0; column < columns; column += TLane.Count)
@@ -81,6 +88,7 @@ internal static unsafe class LaneRows<TLane>
     }
 
     /// <summary>The sum of all products; an even number of registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static float Dot(float* left, float* right, long count)
     {
         var (even, odd) = (TLane.Zero, TLane.Zero);
@@ -94,6 +102,7 @@ internal static unsafe class LaneRows<TLane>
     }
 
     /// <summary>target = source times a factor, filled up with zeros to whole registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Load(float* source, float factor, float* target, int width, int padded)
     {
         var scale = TLane.Broadcast(factor);
@@ -105,6 +114,7 @@ internal static unsafe class LaneRows<TLane>
     }
 
     /// <summary>target = source times a factor, of a row that need not fill registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Store(float* source, float factor, float* target, int width)
     {
         var scale = TLane.Broadcast(factor);

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
@@ -74,6 +75,7 @@ internal static unsafe partial class DualityKernel<TLane>
     }
 
     /// <summary>The gradient of what comes before the gate, and that of the gate, which needs the output once more.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Ungate(in DualityInputs p, in DualityGradients g, Place at, Chunk chunk, BackwardChunk back, Rows state, float* skip)
     {
         if (p.Z.Exists)
@@ -139,6 +141,7 @@ internal static unsafe partial class DualityKernel<TLane>
     }
 
     /// <summary>From the gradients of X = dt x and of dt A to those of x, dt, A, D and the bias.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void InputGradients(
         in DualityInputs p, in DualityGradients g, Place at, Chunk chunk, BackwardChunk back, float* skip, float* gradSkip, ref float gradDecay, ref float gradBias)
     {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
@@ -82,6 +83,7 @@ internal static unsafe partial class DualityKernel<TLane>
     }
 
     /// <summary>(y + D x) SiLU(z).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void SkipAndGate(in DualityInputs p, Place at, Chunk chunk, Rows y, float* skip, HeadView target)
     {
         for (var i = 0; i < chunk.Count; i++)
