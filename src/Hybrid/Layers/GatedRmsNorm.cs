@@ -44,6 +44,18 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>Weights w [width].</summary>
+    internal Tensor Weight => weight;
+
+    /// <summary>Groups of channels that are normalised apart.</summary>
+    internal long Groups => groups;
+
+    /// <summary>True where the norm comes before the gate.</summary>
+    internal bool NormBeforeGate => normBeforeGate;
+
+    /// <summary>Added to the mean square.</summary>
+    internal double Epsilon => epsilon;
+
     /// <summary>Normalises and gates.</summary>
     /// <param name="input">x: [..., width].</param>
     /// <param name="gate">z, before its SiLU: the shape of <paramref name="input"/>.</param>

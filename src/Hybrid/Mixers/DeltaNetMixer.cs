@@ -181,7 +181,7 @@ public sealed class DeltaNetMixer : SequenceMixer
 
         var (o, recurrent) = GatedDelta.Apply(
             q, k, v, beta, normalise: true, initialState: state?.Recurrent, mask: batch.Mask,
-            restart: PackedRows.Restarts(context.SequenceIds));
+            restart: PackedRows.Restarts(context.SequenceIds), stateGradient: false);
 
         state?.Update(recurrent, [.. windows]);
         state?.Advance(batch.Length, batch.Lengths);

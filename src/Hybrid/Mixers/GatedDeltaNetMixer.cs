@@ -173,7 +173,9 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context)
+    public override Tensor forward(Tensor x, MixerContext context) => Step(x, context) ?? Mix(x, context);
+
+    private Tensor Mix(Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
@@ -186,11 +188,35 @@ public sealed class GatedDeltaNetMixer : SequenceMixer
 
         var (o, recurrent) = GatedDelta.Apply(
             PerValueHead(parts[0]), PerValueHead(parts[1]), parts[2].unflatten(2, valueHeads, valueWidth), beta, logDecay,
-            normalise: true, initialState: state?.Recurrent, mask: batch.Mask, restart: PackedRows.Restarts(context.SequenceIds));
+            normalise: true, initialState: state?.Recurrent, mask: batch.Mask, restart: PackedRows.Restarts(context.SequenceIds),
+            stateGradient: false);
 
         state?.Update(window, recurrent);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(LinearStep.Apply(outProjection, outputNorm.call(o, z).flatten(2))).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run.</summary>
+    private Tensor? Step(Tensor x, MixerContext context)
+    {
+        if (context.State is null || is_grad_enabled() || x.Dimensions != 3 || x.size(1) != 1)
+        {
+            return null;
+        }
+
+        var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
+        var state = RequireState<GatedDeltaNetState>(context.State, batch.Size)!;
+        var layer = new DeltaStepLayer(convolution.Weight, stepBias, decayLog, outputNorm, options.NumKeyHeads);
+        if (!DeltaStep.CanRun(x, layer, state.Convolution, state.Recurrent))
+        {
+            return null;
+        }
+
+        using var projected = LinearStep.Apply(inProjection, batch.Input);               // q, k, v, z of each key head
+        using var gates = LinearStep.Apply(gateProjection, batch.Input);                 // b, a of each key head
+        using var o = DeltaStep.Apply(projected, gates, layer, state.Convolution, state.Recurrent);
+        state.Advance(batch.Length, batch.Lengths);
+        return LinearStep.Apply(outProjection, o);
     }
 
     /// <summary>The projection stores q, k, v and z of one key head after the other; the convolution wants all q, all k, all v.</summary>

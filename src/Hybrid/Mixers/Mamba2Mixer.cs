@@ -235,7 +235,9 @@ public sealed class Mamba2Mixer : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context)
+    public override Tensor forward(Tensor x, MixerContext context) => Step(x, context) ?? Mix(x, context);
+
+    private Tensor Mix(Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
@@ -259,7 +261,8 @@ public sealed class Mamba2Mixer : SequenceMixer
             initialState: state?.Recurrent,
             mask: batch.Mask,
             restart: PackedRows.Restarts(context.SequenceIds),
-            chunkSize: options.ChunkSize);
+            chunkSize: options.ChunkSize,
+            stateGradient: false);
         var gated = norm is null ? y.flatten(2) * parts[0].silu() : norm.call(y.flatten(2), parts[0]);
 
         state?.Update(window, recurrent);
@@ -279,6 +282,32 @@ public sealed class Mamba2Mixer : SequenceMixer
         long[] sizes = [inner, inner, matrixWidth, matrixWidth, heads];
         var factors = sizes.Zip(multipliers, (size, factor) => full(size, factor, dtype: projected.dtype, device: projected.device));
         return projected * cat([.. factors], 0);
+    }
+
+    /// <summary>One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run.</summary>
+    private Tensor? Step(Tensor x, MixerContext context)
+    {
+        if (context.State is null || is_grad_enabled() || x.Dimensions != 3 || x.size(1) != 1)
+        {
+            return null;
+        }
+
+        var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
+        var state = RequireState<Mamba2State>(context.State, batch.Size)!;
+        var layer = new DualityStepLayer(
+            convolution.Weight, convolution.Bias, stepBias, decayLog, skip, norm, options.NGroups,
+            options.DtLimitMin ?? 0, options.DtLimitMax ?? double.PositiveInfinity);
+        if (!DualityStep.CanRun(x, layer, state.Convolution, state.Recurrent))
+        {
+            return null;
+        }
+
+        using var scope = options is { InputMultiplier: 1, ProjectionMultipliers: null } ? null : NewDisposeScope();
+        using var projected = Project(batch.Input);
+        using var y = DualityStep.Apply(projected, layer, state.Convolution, state.Recurrent);
+        state.Advance(batch.Length, batch.Lengths);
+        var output = LinearStep.Apply(outProjection, y);
+        return scope is null ? output : output.MoveToOuterDisposeScope();
     }
 
     /// <summary>A = -exp(A_log), [H], in the precision of the state.</summary>

@@ -247,7 +247,8 @@ public sealed class TransPointMixer : SequenceMixer
             initialState: recurrent,
             mask: mask,
             restart: restart,
-            chunkSize: options.ChunkSize);
+            chunkSize: options.ChunkSize,
+            stateGradient: false);
 
     /// <summary>A = -exp(A_log), [H], in the precision of the state.</summary>
     private Tensor Decay() => decayLog.to_type(StatePrecision.Of(decayLog.dtype)).exp().neg();

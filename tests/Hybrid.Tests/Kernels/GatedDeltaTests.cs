@@ -11,6 +11,22 @@ public class GatedDeltaTests
     // Cases were rounded to float32 from float64, so this is the rounding of a float32 kernel over a few hundred steps.
     private const double Tolerance = 1e-5;
 
+    /// <summary>Every case with the kernel that the dispatcher picks, and with the reference kernel.</summary>
+    public static TheoryData<string, string, bool> CasesAndKernels
+    {
+        get
+        {
+            var data = new TheoryData<string, string, bool>();
+            foreach (var row in Cases)
+            {
+                data.Add(row.Data.Item1, row.Data.Item2, false);
+                data.Add(row.Data.Item1, row.Data.Item2, true);
+            }
+
+            return data;
+        }
+    }
+
     public static TheoryData<string, string> Cases
     {
         get
@@ -29,10 +45,11 @@ public class GatedDeltaTests
     }
 
     [Theory]
-    [MemberData(nameof(Cases))]
-    public void EqualsTheReferenceImplementation(string operation, string name)
+    [MemberData(nameof(CasesAndKernels))]
+    public void EqualsTheReferenceImplementation(string operation, string name, bool referenceKernel)
     {
         using var scope = NewDisposeScope();
+        using var kernels = new KernelChoice(referenceKernel);
         using var golden = GoldenCases.Load(operation, name);
         var inputs = Inputs(golden);
         var (o, state) = Run(golden, inputs);
@@ -98,12 +115,16 @@ public class GatedDeltaTests
         ];
         var (upstreamO, upstreamState) = (randn(batch, time, heads, valueWidth), randn(batch, heads, keyWidth, valueWidth));
 
-        var actual = Results(ScalarType.Float32, x => GatedDelta.Apply(x[0], x[1], x[2], x[3], x[4], 0.7, initialState: x[5]));
         var expected = Results(ScalarType.Float64, x => NaiveGatedDelta.Run(x[0], x[1], x[2], x[3], x[4], x[5], 0.7));
         string[] names = ["o", "state", "dq", "dk", "dv", "dbeta", "dg", "dinitial"];
-        for (var i = 0; i < names.Length; i++)
+        foreach (var referenceKernel in new[] { false, true })
         {
-            TensorAssert.Close(expected[i], actual[i].to_type(ScalarType.Float64), Tolerance, names[i]);
+            using var kernels = new KernelChoice(referenceKernel);
+            var actual = Results(ScalarType.Float32, x => GatedDelta.Apply(x[0], x[1], x[2], x[3], x[4], 0.7, initialState: x[5]));
+            for (var i = 0; i < names.Length; i++)
+            {
+                TensorAssert.Close(expected[i], actual[i], Tolerance, $"{names[i]}, reference kernel {referenceKernel}");
+            }
         }
 
         List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor O, Tensor State)> rule)
@@ -129,12 +150,15 @@ public class GatedDeltaTests
     }
 
     [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void LargeInputsStayFinite(bool manyRepeatedKeys)
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(false, true)]
+    [InlineData(true, true)]
+    public void LargeInputsStayFinite(bool manyRepeatedKeys, bool referenceKernel)
     {
         // Keys of length 1 keep the rule stable whatever their size was; the same key at every step is the worst system to solve.
         using var scope = NewDisposeScope();
+        using var kernels = new KernelChoice(referenceKernel);
         manual_seed(8);
         var k = manyRepeatedKeys ? randn(1, 1, 2, 6).expand(1, 200, 2, 6).contiguous() * 1e4 : randn(1, 200, 2, 6) * 1e4;
         Tensor[] inputs = [randn(1, 200, 2, 6) * 1e4, k, randn(1, 200, 2, 4) * 1e4, ones(1, 200, 2), -(randn(1, 200, 2) * 3).exp()];

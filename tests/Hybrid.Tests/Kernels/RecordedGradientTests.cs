@@ -30,6 +30,10 @@ public class RecordedGradientTests
             () => ScanLeaves(35, 5, 4),
             x => Scan(x, Values.Normal(11, 2, 35).gt(-1), Values.Normal(12, 2, 35).gt(1))),
         ["scan whose state has no gradient"] = (() => ScanLeaves(9, 4, 3), x => [Scan(x, null, null, stateGradient: false)[0]]),
+        ["state-space duality"] = (
+            () => [Values.Normal(1, 2, 35, 2, 5), Values.Normal(2, 2), Values.Normal(3, 2, 35, 1, 3), Values.Normal(4, 2, 2, 5, 3)], Duality),
+        ["gated delta rule"] = (
+            () => [Values.Normal(1, 2, 35, 2, 5), Values.Normal(2, 2, 35, 2), Values.Normal(3, 2, 35, 2, 4), Values.Normal(4, 2, 2, 5, 4)], Delta),
         ["convolution"] = (ConvolutionLeaves, x => [CausalConv1d.Apply(x[0], x[1], x[2], Activation.Silu, x[3]).Y]),
         ["convolution of packed rows"] = (
             ConvolutionLeaves,
@@ -116,6 +120,19 @@ public class RecordedGradientTests
         var (y, state) = SelectiveScan.Apply(
             x[0], x[0].sin(), x[1].exp().neg(), x[2], x[2].cos(), x[3], x[0] * 0.5, x[3] * 0.5, true, x[4], mask, restart, stateGradient);
         return [y, state];
+    }
+
+    private static Tensor[] Duality(Tensor[] x)
+    {
+        var (y, state) = StateSpaceDuality.Apply(
+            x[0], x[0].select(-1, 0).sin(), x[1].exp().neg(), x[2], x[2].cos(), x[1], x[0] * 0.5, x[1] * 0.5, true, initialState: x[3]);
+        return [y, state];
+    }
+
+    private static Tensor[] Delta(Tensor[] x)
+    {
+        var (o, state) = GatedDelta.Apply(x[0], x[0].sin(), x[2], x[1].sigmoid(), -x[1].exp(), normalise: true, initialState: x[3]);
+        return [o, state];
     }
 
     private static Tensor[] ConvolutionLeaves() => [Values.Normal(1, 2, 20, 19), Values.Normal(2, 19, 4), Values.Normal(3, 19), Values.Normal(4, 2, 3, 19)];

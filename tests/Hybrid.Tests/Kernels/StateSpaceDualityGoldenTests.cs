@@ -18,17 +18,18 @@ public class StateSpaceDualityGoldenTests
 
     public static TheoryData<string> MixerCases => GoldenCases.Of("ssd_mixer");
 
-    /// <summary>Every case in one chunk, and in chunks that do not divide its length.</summary>
-    public static TheoryData<string, long> CasesAndChunks
+    /// <summary>Every case with the kernel that the dispatcher picks, and with the reference in one chunk and in chunks that do not divide its length.</summary>
+    public static TheoryData<string, long, bool> CasesAndChunks
     {
         get
         {
-            var data = new TheoryData<string, long>();
+            var data = new TheoryData<string, long, bool>();
             foreach (var row in Cases)
             {
+                data.Add(row.Data, StateSpaceDuality.DefaultChunkSize, false);
                 foreach (var chunk in new long[] { 256, 16, 5, 1 })
                 {
-                    data.Add(row.Data, chunk);
+                    data.Add(row.Data, chunk, true);
                 }
             }
 
@@ -38,9 +39,10 @@ public class StateSpaceDualityGoldenTests
 
     [Theory]
     [MemberData(nameof(CasesAndChunks))]
-    public void EqualsTheReferenceImplementation(string name, long chunkSize)
+    public void EqualsTheReferenceImplementation(string name, long chunkSize, bool referenceKernel)
     {
         using var scope = NewDisposeScope();
+        using var kernels = new KernelChoice(referenceKernel);
         using var golden = GoldenCases.Load("ssd", name);
         var inputs = Inputs(golden);
         var (y, state) = Run(golden, inputs, chunkSize);

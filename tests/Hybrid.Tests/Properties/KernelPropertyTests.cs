@@ -27,9 +27,12 @@ public class KernelPropertyTests
             });
     });
 
-    [Fact]
-    public void StateSpaceDualityIsFiniteAndContinuesAnywhere() => ForAll(sizes =>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void StateSpaceDualityIsFiniteAndContinuesAnywhere(bool referenceKernel) => ForAll(sizes =>
     {
+        using var kernels = new KernelChoice(referenceKernel);
         // Heads come in two groups, each with its own input and output matrix.
         var (heads, width, states) = (2 * sizes.Heads, sizes.First, sizes.Second);
         KernelProperties.HoldFor(
@@ -46,9 +49,12 @@ public class KernelPropertyTests
             });
     });
 
-    [Fact]
-    public void GatedDeltaIsFiniteAndContinuesAnywhere() => ForAll(sizes =>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void GatedDeltaIsFiniteAndContinuesAnywhere(bool referenceKernel) => ForAll(sizes =>
     {
+        using var kernels = new KernelChoice(referenceKernel);
         // Keys of width 1 would be normalised to 1 or -1, whose gradients are nothing but rounding.
         var (heads, keyWidth, valueWidth) = (sizes.Heads, sizes.First + 1, sizes.Second);
         KernelProperties.HoldFor(

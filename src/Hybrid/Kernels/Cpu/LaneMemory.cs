@@ -51,6 +51,38 @@ internal static unsafe class LaneMemory
         }
     }
 
+    /// <summary>Some rows as columns: target[j, i] = source[i, j].</summary>
+    /// <param name="source">Rows, each so many floats after the one before.</param>
+    /// <param name="sourceStride">That many.</param>
+    /// <param name="target">Rows out.</param>
+    /// <param name="targetStride">From one of them to the next.</param>
+    /// <param name="rows">Rows of the source.</param>
+    /// <param name="columns">Columns of the source.</param>
+    /// <param name="filled">Elements of a target row; those after <paramref name="rows"/> become zero.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Turn(float* source, nint sourceStride, float* target, nint targetStride, int rows, int columns, int filled)
+    {
+        for (var j = 0; j < columns; j++)
+        {
+            float* from = source + j, to = target + (j * targetStride);
+            for (var i = 0; i < rows; i++, from += sourceStride)
+            {
+                to[i] = *from;
+            }
+
+            Clear(to + rows, filled - rows);
+        }
+    }
+
+    /// <summary>The first lane.</summary>
+    public static float First<TLane>(TLane value)
+        where TLane : struct, ILane<TLane>
+    {
+        var buffer = stackalloc float[TLane.Count];
+        TLane.Store(value, buffer);
+        return buffer[0];
+    }
+
     public static void Copy(float* source, float* target, int count) => new Span<float>(source, count).CopyTo(new Span<float>(target, count));
 
     public static void Clear(float* target, int count) => new Span<float>(target, count).Clear();

@@ -34,6 +34,24 @@ internal static class LaneTasks
     /// <param name="tensors">All tensors of the call under their names; null ones are none.</param>
     public static bool CanRunFloat32(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) => AllFit(true, out reason, tensors);
 
+    /// <summary>True where tensors are contiguous, for kernels that read their memory as it is; otherwise says which is not.</summary>
+    /// <param name="reason">Why not; empty where they are.</param>
+    /// <param name="tensors">Tensors under their names; null ones are none.</param>
+    public static bool AreContiguous(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
+    {
+        foreach (var (name, tensor) in tensors)
+        {
+            if (tensor?.is_contiguous() == false)
+            {
+                reason = $"{name} is not contiguous";
+                return false;
+            }
+        }
+
+        reason = "";
+        return true;
+    }
+
     /// <summary>Runs all tasks.</summary>
     /// <param name="work">What a task does.</param>
     /// <param name="tasks">How many.</param>

@@ -11,7 +11,7 @@ namespace Hybrid.Kernels;
 public static partial class GatedDelta
 {
     /// <summary>Added to the sum of squares where keys are normalised.</summary>
-    private const double NormEpsilon = 1e-6;
+    internal const double NormEpsilon = 1e-6;
 
     /// <summary>Runs the rule over time. Arithmetic is float32 (float64 where <paramref name="q"/> is float64).</summary>
     /// <param name="q">Queries [B, T, H, K].</param>
@@ -24,6 +24,9 @@ public static partial class GatedDelta
     /// <param name="initialState">S before the first step [B, H, K, V]; null for zeros.</param>
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from zero; null means none.</param>
+    /// <param name="stateGradient">
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the SIMD kernel then keeps it out of the graph.
+    /// </param>
     /// <returns>Output [B, T, H, V] in the dtype of <paramref name="q"/>, and S after the last step [B, H, K, V].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor O, Tensor FinalState) Apply(
@@ -36,11 +39,22 @@ public static partial class GatedDelta
         bool normalise = false,
         Tensor? initialState = null,
         Tensor? mask = null,
-        Tensor? restart = null)
+        Tensor? restart = null,
+        bool stateGradient = true)
     {
         var keyWidth = Validate(q, k, v, beta, g, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (o, state) = Reference(q, k, v, beta, g, scale ?? Math.Pow(keyWidth, -0.5), normalise, initialState, mask, restart);
+        var factor = scale ?? Math.Pow(keyWidth, -0.5);
+        var runs = CanRunOnCpu(
+            out var reason, ("q", q), ("k", k), ("v", v), ("beta", beta), ("g", g), ("initialState", initialState), ("mask", mask), ("restart", restart));
+        if (!runs)
+        {
+            KernelDispatcher.Refused(CpuKernel, reason);
+        }
+
+        var (o, state) = runs
+            ? Cpu(q, k, v, beta, g, factor, normalise, initialState, mask, restart, stateGradient)
+            : Reference(q, k, v, beta, g, factor, normalise, initialState, mask, restart);
         return (o.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 

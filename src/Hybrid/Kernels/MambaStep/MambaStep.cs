@@ -32,7 +32,7 @@ internal static unsafe class MambaStep
             ("the convolution's bias", weights.ConvolutionBias), ("W_x", weights.PartsWeight), ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias),
             ("A_log", weights.DecayLog), ("D", weights.Skip),
         ];
-        if (LaneTasks.CanRunFloat32(out var reason, ("x", x)) && LaneTasks.CanRunFloat32(out reason, memory) && AreContiguous(memory, out reason)
+        if (LaneTasks.CanRunFloat32(out var reason, ("x", x)) && LaneTasks.CanRunFloat32(out reason, memory) && LaneTasks.AreContiguous(out reason, memory)
             && KernelDispatcher.Agrees(nameof(MambaStep), Compare, out reason))
         {
             return true;
@@ -40,21 +40,6 @@ internal static unsafe class MambaStep
 
         KernelDispatcher.Refused(nameof(MambaStep), reason);
         return false;
-    }
-
-    private static bool AreContiguous(ReadOnlySpan<(string Name, Tensor? Tensor)> tensors, out string reason)
-    {
-        foreach (var (name, tensor) in tensors)
-        {
-            if (tensor?.is_contiguous() == false)
-            {
-                reason = $"{name} is not contiguous";
-                return false;
-            }
-        }
-
-        reason = "";
-        return true;
     }
 
     /// <summary>The self-test: output, window and state of one step against the convolution and the scan made of tensor operations.</summary>
@@ -103,24 +88,32 @@ internal static unsafe class MambaStep
             Channels = channels,
             StateSize = stateSize,
             Rank = rank,
-            Taps = (int)window.size(1) + 1,
-            Silu = silu,
             StepMin = (float)stepLimits.Min,
             StepMax = (float)stepLimits.Max,
             Projected = Address(projected),
             Convolved = convolved,
             Parts = scratch.Take(batch * (rank + (2 * stateSize))),
-            ConvolutionWeight = Address(weights.ConvolutionWeight),
-            ConvolutionBias = weights.ConvolutionBias is { } bias ? Address(bias) : null,
             StepWeight = Address(weights.StepWeight),
             StepBias = Address(weights.StepBias),
             DecayLog = Address(weights.DecayLog),
             Skip = Address(weights.Skip),
-            Window = Address(window),
             State = Address(state),
             Output = Address(y),
         };
-        Run(sizes, Address(weights.PartsWeight));
+        var convolution = new ConvolutionStepSizes
+        {
+            Batch = batch,
+            Channels = channels,
+            Taps = (int)window.size(1) + 1,
+            Silu = silu,
+            Input = sizes.Projected,
+            InputStride = 2L * channels,
+            Weight = Address(weights.ConvolutionWeight),
+            Bias = weights.ConvolutionBias is { } bias ? Address(bias) : null,
+            Window = Address(window),
+            Output = convolved,
+        };
+        Run(sizes, convolution, Address(weights.PartsWeight));
         GC.KeepAlive(projected);
         KeepAlive(weights);
         GC.KeepAlive(window);
@@ -129,26 +122,26 @@ internal static unsafe class MambaStep
     }
 
     /// <summary>Registers hold states of one channel: the widest that N fills, so that few are left over.</summary>
-    private static void Run(MambaStepSizes sizes, float* partsWeight)
+    private static void Run(MambaStepSizes sizes, ConvolutionStepSizes convolution, float* partsWeight)
     {
         if (Vector512.IsHardwareAccelerated && sizes.StateSize % Lane512.Count == 0)
         {
-            Run<Lane512>(sizes, partsWeight);
+            Run<Lane512>(sizes, convolution, partsWeight);
         }
         else if (Vector256.IsHardwareAccelerated && sizes.StateSize % Lane256.Count == 0)
         {
-            Run<Lane256>(sizes, partsWeight);
+            Run<Lane256>(sizes, convolution, partsWeight);
         }
         else
         {
-            Run<Lane128>(sizes, partsWeight);
+            Run<Lane128>(sizes, convolution, partsWeight);
         }
     }
 
-    private static void Run<TLane>(MambaStepSizes sizes, float* partsWeight)
+    private static void Run<TLane>(MambaStepSizes sizes, ConvolutionStepSizes convolution, float* partsWeight)
         where TLane : struct, ILane<TLane>
     {
-        WorkerTeam.Run(new MambaConvolutionStep<TLane>(sizes), sizes.Batch * sizes.Groups);
+        WorkerTeam.Run(new ConvolutionStep<TLane>(convolution), convolution.Parts);
         LinearStep.Run<Float32Weights>(new LinearStepSizes
         {
             Input = sizes.Convolved,

@@ -3,48 +3,6 @@ using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
 
-/// <summary>The convolution of a group of channels: <c>act(bias + sum_k w[:, k] x_(t-(W-1)+k))</c>; then its window moves up by one input.</summary>
-internal readonly unsafe struct MambaConvolutionStep<TLane>(MambaStepSizes sizes) : IPartedWork
-    where TLane : struct, ILane<TLane>
-{
-    private readonly MambaStepSizes sizes = sizes;
-
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public void Run(int part)
-    {
-        var (row, first, count) = sizes.Locate(part);
-        var x = sizes.Projected + (2L * row * sizes.Channels) + first;
-        var window = sizes.Window + ((long)row * (sizes.Taps - 1) * sizes.Channels) + first;
-        var y = stackalloc float[MambaStepSizes.GroupChannels];
-        for (var channel = 0; channel < count; channel++)
-        {
-            var taps = sizes.ConvolutionWeight + ((long)(first + channel) * sizes.Taps);
-            var sum = taps[sizes.Taps - 1] * x[channel];
-            for (var k = 0; k < sizes.Taps - 1; k++)
-            {
-                sum += taps[k] * window[((long)k * sizes.Channels) + channel];
-            }
-
-            y[channel] = sizes.ConvolutionBias == null ? sum : sum + sizes.ConvolutionBias[first + channel];
-        }
-
-        for (var i = 0; sizes.Silu && i < count; i += TLane.Count)
-        {
-            var sum = TLane.Load(y + i);
-            TLane.Store(sum * LaneMath.Sigmoid(sum), y + i);
-        }
-
-        Copy(y, sizes.Convolved + ((long)row * sizes.Channels) + first, count);
-        for (var k = 0; k < sizes.Taps - 1; k++)
-        {
-            var next = k == sizes.Taps - 2 ? x : window + ((k + 1L) * sizes.Channels);
-            Copy(next, window + ((long)k * sizes.Channels), count);
-        }
-    }
-
-    private static void Copy(float* source, float* target, int count) => new Span<float>(source, count).CopyTo(new Span<float>(target, count));
-}
-
 /// <summary>
 /// The rest of a group of channels: delta = softplus(W_dt dt + b_dt), <c>h = exp(delta A) h + delta x B</c> with A = -exp(A_log),
 /// <c>y = (C h + D x) SiLU(z)</c>. A register holds neighbouring states of one channel, as they lie in memory.

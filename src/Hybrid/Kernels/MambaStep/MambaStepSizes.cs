@@ -4,16 +4,12 @@ namespace Hybrid.Kernels;
 internal unsafe struct MambaStepSizes
 {
     /// <summary>Channels that one part of the work takes; a multiple of every register's lanes.</summary>
-    public const int GroupChannels = 128;
+    public const int GroupChannels = ConvolutionStepSizes.GroupChannels;
 
     public int Batch;
     public int Channels;
     public int StateSize;
     public int Rank;
-    public int Taps;
-
-    /// <summary>True for SiLU after the convolution, false for nothing.</summary>
-    public bool Silu;
 
     /// <summary>Limits of the step size after the softplus.</summary>
     public float StepMin;
@@ -28,10 +24,6 @@ internal unsafe struct MambaStepSizes
     /// <summary>[dt; B; C]: [B, R + 2N].</summary>
     public float* Parts;
 
-    /// <summary>Taps [E, W], oldest first, and bias [E] or null.</summary>
-    public float* ConvolutionWeight;
-    public float* ConvolutionBias;
-
     /// <summary>W_dt [E, R] and b_dt [E].</summary>
     public float* StepWeight;
     public float* StepBias;
@@ -40,8 +32,7 @@ internal unsafe struct MambaStepSizes
     public float* DecayLog;
     public float* Skip;
 
-    /// <summary>The state, which the step changes in place: window [B, W - 1, E], oldest first, and h [B, E, N].</summary>
-    public float* Window;
+    /// <summary>The state h [B, E, N], which the step changes in place.</summary>
     public float* State;
 
     /// <summary>y [B, E].</summary>

@@ -28,7 +28,11 @@ public static partial class StateSpaceDuality
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from zero; null means none.</param>
     /// <param name="chunkSize">
-    /// Longest chunk L, at least 1: memory grows with T L, the number of sequential steps with T / L. The results are the same up to rounding.
+    /// Longest chunk L of the form that is made of tensor operations, at least 1: memory grows with T L, the number of sequential steps with T / L. The
+    /// results are the same up to rounding. The SIMD kernel on CPU has chunks of its own, which the cache sets.
+    /// </param>
+    /// <param name="stateGradient">
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the SIMD kernel then keeps it out of the graph.
     /// </param>
     /// <returns>Output [B, T, H, P] in the dtype of <paramref name="x"/>, and the state after the last step [B, H, P, N].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
@@ -47,11 +51,22 @@ public static partial class StateSpaceDuality
         Tensor? initialState = null,
         Tensor? mask = null,
         Tensor? restart = null,
-        long chunkSize = DefaultChunkSize)
+        long chunkSize = DefaultChunkSize,
+        bool stateGradient = true)
     {
         Validate(x, dt, A, B, C, D, z, dtBias, initialState, mask, restart, chunkSize);
         using var scope = NewDisposeScope();
-        var (y, state) = Reference(x, dt, A, B, C, D, z, dtBias, dtSoftplus, dtMin, dtMax, initialState, mask, restart, chunkSize);
+        var runs = CanRunOnCpu(
+            out var reason, ("x", x), ("dt", dt), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("dtBias", dtBias), ("initialState", initialState),
+            ("mask", mask), ("restart", restart));
+        if (!runs)
+        {
+            KernelDispatcher.Refused(CpuKernel, reason);
+        }
+
+        var (y, state) = runs
+            ? Cpu(x, dt, A, B, C, D, z, dtBias, new ScanSteps(dtSoftplus, dtMin, dtMax), initialState, mask, restart, stateGradient)
+            : Reference(x, dt, A, B, C, D, z, dtBias, dtSoftplus, dtMin, dtMax, initialState, mask, restart, chunkSize);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 
