@@ -59,7 +59,7 @@ public class RotationTests
         {
             var (x, turns) = (Values.Normal(1, 1, 2, 3, 9).requires_grad_(true), Values.Normal(2, 1, 1, 3, 4));
             var y = turn(x, (turns.cos(), turns.sin()));
-            var first = autograd.grad([y.pow(3).sum()], [x], create_graph: true)[0];
+            var first = autograd.grad([y.pow(3).sum()], [x], retain_graph: true, create_graph: true)[0];
             return autograd.grad([first.square().sum()], [x])[0];
         }
     }
