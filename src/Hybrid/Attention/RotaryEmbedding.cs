@@ -93,25 +93,18 @@ public sealed class RotaryEmbedding
     {
         using var scope = NewDisposeScope();
         var time = query.size(2);
-        if (is_grad_enabled() || starts.Count * time > FewTokens || query.device_type != DeviceType.CPU)
+        if (!is_grad_enabled() && starts.Count * time <= FewTokens && CanTurn(query) && CanTurn(key))
         {
-            var all = Angles(KeyVisibility.Consecutive(starts, time, query.device));
-            return (Rotate(query, all).MoveToOuterDisposeScope(), Rotate(key, all).MoveToOuterDisposeScope());
+            var few = AnglesOfFew(starts, time);
+            Rotation.ApplyInPlace(query, few);
+            Rotation.ApplyInPlace(key, few);
+            return (query, key);
         }
 
-        var few = AnglesOfFew(starts, time);
-        return (Turned(query), Turned(key));
+        var angles = Angles(KeyVisibility.Consecutive(starts, time, query.device));
+        return (Rotate(query, angles).MoveToOuterDisposeScope(), Rotate(key, angles).MoveToOuterDisposeScope());
 
-        Tensor Turned(Tensor x)
-        {
-            if (!Rotation.CanRun(x, few) || x.stride()[3] != 1)
-            {
-                return Rotate(x, few).MoveToOuterDisposeScope();
-            }
-
-            Rotation.ApplyInPlace(x, few);
-            return x;
-        }
+        static bool CanTurn(Tensor x) => Rotation.CanRun(x) && x.stride()[3] == 1;
     }
 
     /// <summary><see cref="Angles"/> for a decoding step, where a tensor operation takes longer than its numbers.</summary>

@@ -160,7 +160,7 @@ internal readonly unsafe struct RootMeanSquareForward<TLane, TGate>(RootMeanSqua
 /// <summary>
 /// With n = u r and d = dy, times SiLU(z) where the gate comes last: g = w d, du = r (g - n mean(g n)), dw = sum over rows of n d. A gate
 /// before the norm gives dx = du SiLU(z) and dz = du x SiLU'(z), one after it dz = dy n w SiLU'(z). u and r are computed again, so nothing
-/// is kept but the inputs.
+/// is kept but the inputs; what the gate's exponential gives waits in the memory of dx and dz from the first pass over a row to the second.
 /// </summary>
 internal readonly unsafe struct RootMeanSquareBackward<TLane, TGate>(RootMeanSquareSizes sizes) : IPartedWork
     where TLane : struct, ILane<TLane>
@@ -180,29 +180,29 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane, TGate>(RootMeanSqu
                 var x = sizes.Input + (row * sizes.InputStride) + group;
                 var z = sizes.Gate + (row * sizes.GateStride) + group;
                 var dy = sizes.GradOutput + (row * sizes.GradOutputStride) + group;
-                var (scale, mean) = Statistics(x, z, dy, sizes.Weight + group);
                 var dx = sizes.GradInput + (row * sizes.Width) + group;
                 var dz = sizes.GradGate + (row * sizes.Width) + group;
-                Gradients(x, z, dy, sizes.Weight + group, dx, dz, gradWeight + group, scale, mean);
+                var (scale, mean) = Statistics(x, z, dy, sizes.Weight + group, dx, dz);
+                Gradients(x, dy, sizes.Weight + group, dx, dz, gradWeight + group, scale, mean);
             }
         }
     }
 
     /// <summary>r, and mean(g n).</summary>
-    private (float Scale, float Mean) Statistics(float* x, float* z, float* dy, float* w)
+    private (float Scale, float Mean) Statistics(float* x, float* z, float* dy, float* w, float* dx, float* dz)
     {
         var (width, lanes) = (sizes.GroupWidth, TLane.Count);
         var (squares, products) = (TLane.Zero, TLane.Zero);
         var i = 0;
         for (; i <= width - lanes; i += lanes)
         {
-            var (u, g) = Weighted(x + i, z + i, dy + i, w + i, default(WholeLanes));
+            var (u, g) = Weighted(x + i, z + i, dy + i, w + i, dx + i, dz + i, default(WholeLanes));
             (squares, products) = (TLane.MultiplyAdd(u, u, squares), TLane.MultiplyAdd(g, u, products));
         }
 
         if (i < width)
         {
-            var (u, g) = Weighted(x + i, z + i, dy + i, w + i, new FirstLanes(width - i));
+            var (u, g) = Weighted(x + i, z + i, dy + i, w + i, dx + i, dz + i, new FirstLanes(width - i));
             (squares, products) = (TLane.MultiplyAdd(u, u, squares), TLane.MultiplyAdd(g, u, products));
         }
 
@@ -210,49 +210,54 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane, TGate>(RootMeanSqu
         return (scale, TLane.Sum(products) * scale / width);
     }
 
-    /// <summary>u and g.</summary>
+    /// <summary>u and g. With a gate, dx is SiLU(z) after it, and dz what multiplies its slope there: x before the norm, dy after it.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static (TLane U, TLane G) Weighted<TEdge>(float* x, float* z, float* dy, float* w, TEdge edge)
+    private static (TLane U, TLane G) Weighted<TEdge>(float* x, float* z, float* dy, float* w, float* dx, float* dz, TEdge edge)
         where TEdge : struct, ILaneEdge
     {
-        var (u, g) = (edge.Load<TLane>(x), edge.Load<TLane>(w) * edge.Load<TLane>(dy));
+        var (u, upstream) = (edge.Load<TLane>(x), edge.Load<TLane>(dy));
+        var g = edge.Load<TLane>(w) * upstream;
         if (!TGate.BeforeNorm && !TGate.AfterNorm)
         {
             return (u, g);
         }
 
-        var gate = edge.Load<TLane>(z);
-        var silu = gate * LaneMath.Sigmoid(gate);
+        var (silu, slope) = LaneMath.SiluAndSlope(edge.Load<TLane>(z));
+        edge.Store(silu, dx);
+        edge.Store(slope * (TGate.BeforeNorm ? u : upstream), dz);
         return TGate.BeforeNorm ? (u * silu, g) : (u, g * silu);
     }
 
-    private void Gradients(float* x, float* z, float* dy, float* w, float* dx, float* dz, float* dw, float scale, float mean)
+    private void Gradients(float* x, float* dy, float* w, float* dx, float* dz, float* dw, float scale, float mean)
     {
         var (width, lanes) = (sizes.GroupWidth, TLane.Count);
         var (r, inner) = (TLane.Broadcast(scale), TLane.Broadcast(-mean));
         var i = 0;
         for (; i <= width - lanes; i += lanes)
         {
-            Gradients(x + i, z + i, dy + i, w + i, dx + i, dz + i, dw + i, r, inner, default(WholeLanes));
+            Gradients(x + i, dy + i, w + i, dx + i, dz + i, dw + i, r, inner, default(WholeLanes));
         }
 
         if (i < width)
         {
-            Gradients(x + i, z + i, dy + i, w + i, dx + i, dz + i, dw + i, r, inner, new FirstLanes(width - i));
+            Gradients(x + i, dy + i, w + i, dx + i, dz + i, dw + i, r, inner, new FirstLanes(width - i));
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Gradients<TEdge>(
-        float* x, float* z, float* dy, float* w, float* dx, float* dz, float* dw, TLane r, TLane inner, TEdge edge)
+    private static void Gradients<TEdge>(float* x, float* dy, float* w, float* dx, float* dz, float* dw, TLane r, TLane inner, TEdge edge)
         where TEdge : struct, ILaneEdge
     {
-        var (input, d, weight) = (edge.Load<TLane>(x), edge.Load<TLane>(dy), edge.Load<TLane>(w));
-        var (silu, slope) = TGate.BeforeNorm || TGate.AfterNorm ? LaneMath.SiluAndSlope(edge.Load<TLane>(z)) : default;
-        var normal = (TGate.BeforeNorm ? input * silu : input) * r;
+        var (normal, d, weight) = (edge.Load<TLane>(x) * r, edge.Load<TLane>(dy), edge.Load<TLane>(w));
+        var silu = TGate.BeforeNorm || TGate.AfterNorm ? edge.Load<TLane>(dx) : default;
+        if (TGate.BeforeNorm)
+        {
+            normal *= silu;
+        }
+
         if (TGate.AfterNorm)
         {
-            edge.Store(d * normal * weight * slope, dz);
+            edge.Store(edge.Load<TLane>(dz) * normal * weight, dz);
             d *= silu;
         }
 
@@ -260,7 +265,7 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane, TGate>(RootMeanSqu
         var gradient = TLane.MultiplyAdd(normal, inner, weight * d) * r;
         if (TGate.BeforeNorm)
         {
-            edge.Store(gradient * input * slope, dz);
+            edge.Store(gradient * edge.Load<TLane>(dz), dz);
             gradient *= silu;
         }
 

@@ -12,11 +12,14 @@ namespace Hybrid.Kernels;
 internal static unsafe class Rotation
 {
     /// <summary>True where the kernel can run. Otherwise the dispatcher logs why not.</summary>
-    public static bool CanRun(Tensor x, (Tensor Cos, Tensor Sin) angles)
+    /// <param name="x">What turns.</param>
+    /// <param name="angles">Cosine and sine; null where they are the caller's own, made for the kernel.</param>
+    public static bool CanRun(Tensor x, (Tensor Cos, Tensor Sin)? angles = null)
     {
-        if (LaneTasks.CanRunFloat32(out var reason, ("x", x), ("cos", angles.Cos), ("sin", angles.Sin)))
+        if (LaneTasks.CanRunFloat32(out var reason, ("x", x), ("cos", angles?.Cos), ("sin", angles?.Sin)))
         {
-            reason = is_grad_enabled() && (angles.Cos.requires_grad || angles.Sin.requires_grad) ? "the angles are learned" : "";
+            var areLearned = is_grad_enabled() && angles is var (cos, sin) && (cos.requires_grad || sin.requires_grad);
+            reason = areLearned ? "the angles are learned" : "";
         }
 
         if (reason.Length == 0 && KernelDispatcher.Agrees(nameof(Rotation), Compare, out reason))
