@@ -16,6 +16,7 @@ public class CausalConv1dBenchmarks
     private const long Taps = 4;
 
     private Tensor[] inputs = [];
+    private Tensor upstream = null!;
 
     [Params(2048, 2047)]
     public long Time { get; set; }
@@ -25,6 +26,7 @@ public class CausalConv1dBenchmarks
     {
         manual_seed(3);
         inputs = [.. new[] { randn(1, Time, Channels), randn(Channels, Taps), randn(Channels) }.Select(tensor => tensor.requires_grad_(true))];
+        upstream = randn(1, Time, Channels);
     }
 
     [GlobalCleanup]
@@ -34,6 +36,8 @@ public class CausalConv1dBenchmarks
         {
             input.Dispose();
         }
+
+        upstream.Dispose();
     }
 
     [BenchmarkCategory("forward"), Benchmark(Baseline = true)]
@@ -58,7 +62,7 @@ public class CausalConv1dBenchmarks
     private void ForwardAndBackward(bool fused)
     {
         using var scope = NewDisposeScope();
-        Convolve(fused).sum().backward();
+        Convolve(fused).backward([upstream]);
     }
 
     private Tensor Convolve(bool fused) => CausalConv1d.Apply(inputs[0], inputs[1], inputs[2], Activation.Silu, fused: fused).Y;

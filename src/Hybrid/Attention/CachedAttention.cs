@@ -7,8 +7,8 @@ namespace Hybrid.Attention;
 internal static class CachedAttention
 {
     /// <summary>Attends from the tokens of a call to those of the cache and their own.</summary>
-    /// <param name="query">[B, H, T, K], not turned yet.</param>
-    /// <param name="key">[B, G, T, K], not turned yet; G divides H.</param>
+    /// <param name="query">[B, H, T, K], not turned yet; nobody else reads it.</param>
+    /// <param name="key">[B, G, T, K], not turned yet; G divides H. Nobody else reads it.</param>
     /// <param name="value">[B, G, T, K].</param>
     /// <param name="options">Window, scale, soft cap, mode, dropout.</param>
     /// <param name="rotary">Turns queries and keys; null leaves them.</param>
@@ -28,16 +28,13 @@ internal static class CachedAttention
         KeyValueState? state,
         bool training)
     {
-        var device = batch.Input.device;
         if (rotary is not null)
         {
-            var angles = rotary.Angles(KeyVisibility.Consecutive(state?.Positions ?? [0], batch.Length, device));
-            query = rotary.Rotate(query, angles);
-            key = rotary.Rotate(key, angles);
+            (query, key) = rotary.TurnConsecutive(query, key, state?.Positions ?? [0]);
         }
 
         var visible = new KeyVisibility(
-            state?.Visible ?? [0], batch.Length, options.WindowSize, context.SequenceIds, device, context.PrefixLengths);
+            state?.Visible ?? [0], batch.Length, options.WindowSize, context.SequenceIds, batch.Input.device, context.PrefixLengths);
         var (allKeys, allValues) = state?.Append(key, value) ?? (key, value);
         var mixed = ScaledDotProduct.Apply(query, allKeys, allValues, visible, options, training ? options.DropoutRate : 0);
         state?.Advance(key, value, batch.Lengths);

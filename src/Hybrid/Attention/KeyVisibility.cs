@@ -13,8 +13,8 @@ internal sealed class KeyVisibility
     private readonly long lowestStart;
     private readonly long highestStart;
     private readonly long longestPrefix;
-    private readonly long? window;
-    private readonly Tensor placesOfQueries;
+    private readonly long time;
+    private readonly Device device;
     private readonly Tensor? sequenceIds;
     private readonly Tensor? prefixes;
 
@@ -28,21 +28,29 @@ internal sealed class KeyVisibility
         IReadOnlyList<long> starts, long time, long? window, Tensor? sequenceIds, Device device, IReadOnlyList<long>? prefixLengths = null)
     {
         (lowestStart, highestStart, longestPrefix) = (starts.Min(), starts.Max(), prefixLengths?.Max() ?? 0);
-        (this.window, this.sequenceIds) = (window, sequenceIds);
-        placesOfQueries = Consecutive(starts, time, device);
+        (Starts, Window, this.time, this.device, this.sequenceIds) = (starts, window, time, device, sequenceIds);
         prefixes = longestPrefix > 0 ? tensor(prefixLengths!.ToArray(), dtype: ScalarType.Int64).to(device).view(-1, 1, 1) : null;
     }
 
     private KeyVisibility(KeyVisibility other, IReadOnlyList<Tensor> tensors)
     {
-        (lowestStart, highestStart, longestPrefix, window) = (other.lowestStart, other.highestStart, other.longestPrefix, other.window);
-        placesOfQueries = tensors[0];
-        sequenceIds = other.sequenceIds is null ? null : tensors[1];
+        (lowestStart, highestStart, longestPrefix) = (other.lowestStart, other.highestStart, other.longestPrefix);
+        (Starts, Window, time, device) = (other.Starts, other.Window, other.time, other.device);
+        sequenceIds = other.sequenceIds is null ? null : tensors[0];
         prefixes = other.prefixes is null ? null : tensors[^1];
     }
 
     /// <summary>Its tensors, for a backward pass to save, which may come when those of the forward pass are gone.</summary>
-    public IReadOnlyList<Tensor> Tensors => [.. new[] { placesOfQueries, sequenceIds, prefixes }.OfType<Tensor>()];
+    public IReadOnlyList<Tensor> Tensors => [.. new[] { sequenceIds, prefixes }.OfType<Tensor>()];
+
+    /// <summary>Keys before the first query of each row; one entry where the rows agree.</summary>
+    public IReadOnlyList<long> Starts { get; }
+
+    /// <summary>Keys w that a query sees, its own counted; null means all before it.</summary>
+    public long? Window { get; }
+
+    /// <summary>True where the places and the window say it all: no packed rows, no prefixes.</summary>
+    public bool IsByOrderAlone => sequenceIds is null && prefixes is null;
 
     /// <summary>The same over saved tensors.</summary>
     /// <param name="saved">Like <see cref="Tensors"/>.</param>
@@ -66,27 +74,27 @@ internal sealed class KeyVisibility
         var end = highestStart + firstQuery + queries;
         return firstQuery < longestPrefix
             ? (0, Math.Max(end, longestPrefix))
-            : (window is { } width ? Math.Max(0, lowestStart + firstQuery - width + 1) : 0, end);
+            : (Window is { } width ? Math.Max(0, lowestStart + firstQuery - width + 1) : 0, end);
     }
 
     /// <summary>True where the queries see exactly the keys up to their own index in the block: the causal mask of the fused operation.</summary>
     public bool IsTriangular(long firstQuery, long queries) =>
-        firstQuery == 0 && highestStart == 0 && sequenceIds is null && prefixes is null && !(window < queries);
+        firstQuery == 0 && highestStart == 0 && sequenceIds is null && prefixes is null && !(Window < queries);
 
     /// <summary>Bool [B or 1, 1, queries, keys] for a block, true where visible; null where all is.</summary>
     public Tensor? Mask(long firstQuery, long queries, long firstKey, long keys)
     {
         var (lowest, highest) = (lowestStart + firstQuery, highestStart + firstQuery + queries - 1);
-        if (sequenceIds is null && firstKey + keys - 1 <= lowest && !(firstKey <= highest - window))
+        if (sequenceIds is null && firstKey + keys - 1 <= lowest && !(firstKey <= highest - Window))
         {
             return null;
         }
 
         using var scope = NewDisposeScope();
-        var own = placesOfQueries.narrow(1, firstQuery, queries).unsqueeze(-1);
+        var own = Consecutive(Starts, time, device).narrow(1, firstQuery, queries).unsqueeze(-1);
         var places = arange(firstKey, firstKey + keys, dtype: ScalarType.Int64, device: own.device);
         var visible = places.le(own);
-        if (window is { } width)
+        if (Window is { } width)
         {
             visible = visible.logical_and(places.gt(own - width));
         }

@@ -1,3 +1,5 @@
+using Hybrid.Kernels;
+using Hybrid.Kernels.Cpu;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -9,7 +11,9 @@ namespace Hybrid.Attention;
 /// </summary>
 public sealed class RotaryEmbedding
 {
-    private readonly long rotaryWidth;
+    /// <summary>Tokens of all rows up to which angles are computed one by one.</summary>
+    private const long FewTokens = 64;
+
     private readonly double[] frequencies;
     private readonly double amplitude;
 
@@ -27,7 +31,6 @@ public sealed class RotaryEmbedding
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(theta);
         scaling ??= new RopeScaling();
         scaling.Validate();
-        this.rotaryWidth = rotaryWidth;
         frequencies = scaling.Frequencies(rotaryWidth, theta);
         amplitude = scaling.Amplitude;
         Settings = FormattableString.Invariant($"{rotaryWidth} channels, theta {theta}, {scaling.Settings}");
@@ -55,22 +58,75 @@ public sealed class RotaryEmbedding
 
     /// <summary>Turns queries or keys.</summary>
     /// <param name="x">[B, H, T, K], K at least R.</param>
-    /// <param name="angles">From <see cref="Angles"/>.</param>
+    /// <param name="angles">From <see cref="Angles"/>, or others of such a shape, which heads need not share: [B or 1, H or 1, T, R/2].</param>
     /// <returns>[B, H, T, K] in the dtype of <paramref name="x"/>.</returns>
+    /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public Tensor Rotate(Tensor x, (Tensor Cos, Tensor Sin) angles)
     {
-        using var scope = NewDisposeScope();
-        var half = rotaryWidth / 2;
-        var (cos, sin) = (angles.Cos.to_type(x.dtype), angles.Sin.to_type(x.dtype));
-        var first = x.narrow(-1, 0, half);
-        var second = x.narrow(-1, half, half);
-        var turned = new List<Tensor> { (first * cos) - (second * sin), (second * cos) + (first * sin) };
-        var rest = x.size(-1) - rotaryWidth;
-        if (rest > 0)
+        var (shape, half) = (x.shape, frequencies.Length);
+        if (shape.Length != 4 || shape[3] < 2 * half)
         {
-            turned.Add(x.narrow(-1, rotaryWidth, rest));
+            throw new ArgumentException(
+                $"RotaryEmbedding: x must be [B, H, T, K] with K at least {2 * half}; got [{string.Join(", ", shape)}].", nameof(x));
         }
 
-        return cat(turned, -1).MoveToOuterDisposeScope();
+        RequireAngles(angles.Cos.shape);
+        RequireAngles(angles.Sin.shape);
+        return Rotation.CanRun(x, angles) ? Rotation.Apply(x, angles) : Rotation.Reference(x, angles);
+
+        void RequireAngles(long[] got)
+        {
+            if (got.Length != 4 || (got[0] != 1 && got[0] != shape[0]) || (got[1] != 1 && got[1] != shape[1]) || got[2] != shape[2] || got[3] != half)
+            {
+                throw new ArgumentException(
+                    $"RotaryEmbedding: the angles must be [{shape[0]} or 1, {shape[1]} or 1, {shape[2]}, {half}]; got [{string.Join(", ", got)}].", nameof(angles));
+            }
+        }
+    }
+
+    /// <summary>Turns the queries and keys of consecutive tokens; a few of them in place, where a kernel can and autograd does not record.</summary>
+    /// <param name="query">[B, H, T, K]; nobody else reads it.</param>
+    /// <param name="key">[B, G, T, K]; nobody else reads it.</param>
+    /// <param name="starts">Position of each row's first token; one entry where the rows agree.</param>
+    /// <returns>Both in the dtypes they have, in the current dispose scope.</returns>
+    internal (Tensor Query, Tensor Key) TurnConsecutive(Tensor query, Tensor key, IReadOnlyList<long> starts)
+    {
+        using var scope = NewDisposeScope();
+        var time = query.size(2);
+        if (!is_grad_enabled() && starts.Count * time <= FewTokens && CanTurn(query) && CanTurn(key))
+        {
+            var few = AnglesOfFew(starts, time);
+            Rotation.ApplyInPlace(query, few);
+            Rotation.ApplyInPlace(key, few);
+            return (query, key);
+        }
+
+        var angles = Angles(KeyVisibility.Consecutive(starts, time, query.device));
+        return (Rotate(query, angles).MoveToOuterDisposeScope(), Rotate(key, angles).MoveToOuterDisposeScope());
+
+        static bool CanTurn(Tensor x) => Rotation.CanRun(x) && x.stride()[3] == 1;
+    }
+
+    /// <summary><see cref="Angles"/> for a decoding step, where a tensor operation takes longer than its numbers.</summary>
+    private unsafe (Tensor Cos, Tensor Sin) AnglesOfFew(IReadOnlyList<long> starts, long time)
+    {
+        var half = frequencies.Length;
+        var table = empty([2, starts.Count, 1, time, half], dtype: ScalarType.Float32);
+        var cos = (float*)TensorMemory.Address(table);
+        var sin = cos + (starts.Count * time * half);
+        foreach (var start in starts)
+        {
+            for (var position = start; position < start + time; position++)
+            {
+                for (var i = 0; i < half; i++)
+                {
+                    var (s, c) = MathF.SinCos(position * (float)frequencies[i]);
+                    (*cos++, *sin++) = (c * (float)amplitude, s * (float)amplitude);
+                }
+            }
+        }
+
+        GC.KeepAlive(table);
+        return (table[0], table[1]);
     }
 }

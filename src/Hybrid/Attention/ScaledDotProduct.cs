@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -34,6 +35,14 @@ internal static class ScaledDotProduct
     /// <param name="dropout">Share of the attention weights to drop.</param>
     /// <returns>[B, H, T, V] in the dtype of the values.</returns>
     public static Tensor Apply(Tensor query, Tensor key, Tensor value, KeyVisibility visible, AttentionOptions options, double dropout)
+    {
+        return dropout == 0 && AttentionStep.CanRun(query, key, value, visible)
+            ? AttentionStep.Apply(query, key, value, visible, options)
+            : Composed(query, key, value, visible, options, dropout);
+    }
+
+    /// <summary>The same in tensor operations, on any device and in any dtype.</summary>
+    internal static Tensor Composed(Tensor query, Tensor key, Tensor value, KeyVisibility visible, AttentionOptions options, double dropout)
     {
         if (options.Mode == AttentionMode.Online)
         {

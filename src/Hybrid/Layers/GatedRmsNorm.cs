@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -16,9 +17,7 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
     private readonly Parameter weight;
 
     private readonly long width;
-    private readonly long groups;
-    private readonly bool normBeforeGate;
-    private readonly double epsilon;
+    private readonly NormForm form;
 
     /// <param name="width">Size of the last dimension.</param>
     /// <param name="epsilon">Added to the mean square; positive. Default 1e-5.</param>
@@ -37,9 +36,7 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
         }
 
         this.width = width;
-        this.groups = groups;
-        this.normBeforeGate = normBeforeGate;
-        this.epsilon = epsilon;
+        form = new NormForm(epsilon, normBeforeGate ? GateOrder.AfterNorm : GateOrder.BeforeNorm, groups);
         weight = ModuleParameter.Own(ones(width));
         RegisterComponents();
     }
@@ -77,16 +74,8 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
 
         using var scope = NewDisposeScope();
         var dtype = input.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
-        var (x, factor, scale) = (input.to_type(dtype), gate.to_type(dtype).silu(), weight.to_type(dtype));
-        var y = normBeforeGate ? Normalise(x) * scale * factor : Normalise(x * factor) * scale;
+        var (x, z, scale) = (input.to_type(dtype), gate.to_type(dtype), weight.to_type(dtype));
+        var y = RootMeanSquare.CanRun(x, scale, z) ? RootMeanSquare.Apply(x, scale, form, z) : RootMeanSquare.Reference(x, scale, z, form);
         return y.to_type(input.dtype).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>RMS over each group of channels.</summary>
-    private Tensor Normalise(Tensor x)
-    {
-        var shape = x.shape;
-        var grouped = groups == 1 ? x : x.reshape([.. shape[..^1], groups, width / groups]);
-        return (grouped * (grouped.square().mean([-1], keepdim: true) + epsilon).rsqrt()).view(shape);
     }
 }

@@ -29,7 +29,7 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
     private readonly Parameter? weight;
 
     private readonly long width;
-    private readonly double epsilon;
+    private readonly NormForm form;
     private readonly NormScale scale;
 
     /// <param name="width">Size of the last dimension.</param>
@@ -41,7 +41,7 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(epsilon);
         this.width = width;
-        this.epsilon = epsilon;
+        form = new NormForm(epsilon);
         this.scale = scale;
         weight = scale switch
         {
@@ -53,35 +53,29 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>False keeps to plain tensor operations. Default true.</summary>
-    public bool UseFusedKernels { get; init; } = true;
-
     /// <summary>Normalises.</summary>
     /// <param name="input">[..., width].</param>
     /// <returns>The same shape and dtype.</returns>
     public override Tensor forward(Tensor input)
     {
-        if (input.Dimensions == 0 || input.size(-1) != width)
+        if (input.shape is not [.., var last] || last != width)
         {
             throw new ArgumentException($"RmsNorm: the input must be [..., {width}]; got [{string.Join(", ", input.shape)}].", nameof(input));
         }
 
-        if (UseFusedKernels && scale == NormScale.Weight && RootMeanSquare.CanRun(input, weight!))
-        {
-            return RootMeanSquare.Apply(input, weight!, epsilon);
-        }
-
         using var scope = NewDisposeScope();
         var dtype = input.dtype;
-        var wide = dtype == ScalarType.Float64 ? input : input.to_type(ScalarType.Float32);
-        var inverse = (wide.square().mean([-1], keepdim: true) + epsilon).rsqrt();
-        var normal = wide * inverse;
-        var scaled = scale switch
+        var wide = dtype is ScalarType.Float64 or ScalarType.Float32 ? input : input.to_type(ScalarType.Float32);
+
+        // What multiplies before the cast: a factor of 1 + weight, and a weight where there is no cast.
+        var factor = scale switch
         {
-            NormScale.Weight => normal.to_type(dtype) * weight!,
-            NormScale.OnePlusWeight => (normal * (weight!.to_type(normal.dtype) + 1)).to_type(dtype),
-            _ => normal.to_type(dtype),
+            NormScale.OnePlusWeight => weight!.to_type(wide.dtype) + 1,
+            NormScale.Weight when weight!.dtype == dtype && dtype == wide.dtype => weight,
+            _ => null,
         };
-        return scaled.MoveToOuterDisposeScope();
+        var normal = RootMeanSquare.CanRun(wide, factor) ? RootMeanSquare.Apply(wide, factor, form) : RootMeanSquare.Reference(wide, factor, null, form);
+        normal = wide.dtype == dtype ? normal : normal.to_type(dtype);
+        return (scale == NormScale.Weight && factor is null ? normal * weight! : normal).MoveToOuterDisposeScope();
     }
 }

@@ -1,3 +1,4 @@
+using Hybrid.Kernels.Cpu;
 using static TorchSharp.torch;
 
 namespace Hybrid.Modeling;
@@ -119,14 +120,14 @@ public sealed class BatchGenerator : IDisposable
             model.eval();
         }
 
-        var logits = (isPrefill ? Prefill() : Advance(active)).to_type(ScalarType.Float32).cpu().data<float>().ToArray();
         var width = (int)model.Options.VocabSize;
+        var logits = (isPrefill ? Prefill() : Advance(active)).to_type(ScalarType.Float32).cpu().contiguous();
         for (var i = 0; i < active.Length; i++)
         {
             var row = rows[active[i]];
             if (!row.Ended)
             {
-                row.Take(logits.AsSpan(i * width, width), options.StopTokens);
+                row.Take(TensorMemory.Floats(logits).Slice(i * width, width), options.StopTokens);
             }
         }
     }

@@ -1,3 +1,4 @@
+using Hybrid.Kernels.Cpu;
 using static TorchSharp.torch;
 
 namespace Hybrid.Modeling;
@@ -157,6 +158,6 @@ public sealed class TokenGenerator : IDisposable
         var logits = model.NextTokenLogits(ids, new MixerContext { State = State });
         isWhole = true;
         consumed.AddRange(tokens);
-        return sample ? sampler.Sample(logits.to_type(ScalarType.Float32).cpu().data<float>().ToArray(), seen) : -1;
+        return sample ? sampler.Sample(TensorMemory.Floats(logits.to_type(ScalarType.Float32).cpu().contiguous()), seen) : -1;
     }
 }

@@ -8,7 +8,13 @@ public sealed class TokenSampler
 {
     private readonly GenerationOptions options;
     private readonly Random random;
+    private readonly ScoreHeap heap = new();
+
+    // Of each token: the logit after the penalty, and the unnormalised probability where it is a candidate.
     private double[] scores = [];
+    private double[] likelihoods = [];
+
+    // The candidates; most likely first where there is a cut by rank or by mass.
     private int[] order = [];
 
     /// <param name="options">Temperature, cuts, penalty and seed.</param>
@@ -38,11 +44,22 @@ public sealed class TokenSampler
             return best;
         }
 
-        var kept = Rank(logits.Length);
-        var mass = ToProbabilities(kept, scores[best]);
+        var cutsByRank = options.TopK > 0 && options.TopK < logits.Length;
+        if (cutsByRank || options.TopP < 1)
+        {
+            heap.Fill(scores, logits.Length);
+        }
+
+        var kept = cutsByRank ? options.TopK : logits.Length;
+        for (var i = 0; i < kept; i++)
+        {
+            order[i] = cutsByRank ? heap.Take() : i;
+        }
+
+        var mass = Weigh(kept, scores[best]);
         if (options.TopP < 1)
         {
-            (kept, mass) = CutToMass(kept, mass);
+            (kept, mass) = CutToMass(kept, mass, isRanked: cutsByRank);
         }
 
         if (options.MinP > 0)
@@ -63,6 +80,7 @@ public sealed class TokenSampler
         if (scores.Length < logits.Length)
         {
             scores = new double[logits.Length];
+            likelihoods = new double[logits.Length];
             order = new int[logits.Length];
         }
 
@@ -87,43 +105,27 @@ public sealed class TokenSampler
         }
     }
 
-    /// <summary>Fills <see cref="order"/> with the candidates, most likely first where a cut needs the order. Ties go by token.</summary>
-    private int Rank(int count)
-    {
-        var candidates = order.AsSpan(0, count);
-        for (var i = 0; i < count; i++)
-        {
-            candidates[i] = i;
-        }
-
-        var cutsByRank = options.TopK > 0 && options.TopK < count;
-        if (cutsByRank || options.TopP < 1)
-        {
-            candidates.Sort((a, b) => scores[b] != scores[a] ? scores[b].CompareTo(scores[a]) : a.CompareTo(b));
-        }
-
-        return cutsByRank ? options.TopK : count;
-    }
-
-    /// <summary>Turns the scores of the candidates into unnormalised probabilities and returns their sum.</summary>
-    private double ToProbabilities(int kept, double best)
+    /// <summary>Computes the unnormalised probabilities of the candidates and returns their sum.</summary>
+    private double Weigh(int kept, double best)
     {
         var mass = 0.0;
         foreach (var token in order.AsSpan(0, kept))
         {
-            scores[token] = Math.Exp((scores[token] - best) / options.Temperature);
-            mass += scores[token];
+            likelihoods[token] = Math.Exp((scores[token] - best) / options.Temperature);
+            mass += likelihoods[token];
         }
 
         return mass;
     }
 
-    private (int Kept, double Mass) CutToMass(int kept, double mass)
+    /// <summary>Keeps the fewest candidates that have the mass; those that are not ranked yet are, one after the other.</summary>
+    private (int Kept, double Mass) CutToMass(int kept, double mass, bool isRanked)
     {
         var sum = 0.0;
         for (var i = 0; i < kept; i++)
         {
-            sum += scores[order[i]];
+            order[i] = isRanked ? order[i] : heap.Take();
+            sum += likelihoods[order[i]];
             if (sum >= options.TopP * mass)
             {
                 return (i + 1, sum);
@@ -139,9 +141,9 @@ public sealed class TokenSampler
         var (kept, mass) = (0, 0.0);
         for (var i = 0; i < candidates; i++)
         {
-            if (scores[order[i]] >= options.MinP)
+            if (likelihoods[order[i]] >= options.MinP)
             {
-                mass += scores[order[i]];
+                mass += likelihoods[order[i]];
                 order[kept++] = order[i];
             }
         }
@@ -154,7 +156,7 @@ public sealed class TokenSampler
         var remaining = random.NextDouble() * mass;
         for (var i = 0; i < kept - 1; i++)
         {
-            remaining -= scores[order[i]];
+            remaining -= likelihoods[order[i]];
             if (remaining < 0)
             {
                 return order[i];

@@ -74,6 +74,10 @@ public class CausalConv1dTests
     [InlineData(2, 40, 35, 5, "bias packed")]
     [InlineData(1, 3, 9, 7, "state packed")]
     [InlineData(1, 65, 300, 2, "bias")]
+    [InlineData(2, 1, 33, 4, "bias state")]
+    [InlineData(1, 17, 64, 4, "")]
+    [InlineData(1, 131, 47, 4, "bias")]
+    [InlineData(2, 300, 21, 4, "bias state")]
     public void TheCpuKernelEqualsTheReference(long batch, long time, long channels, long width, string with)
     {
         using var scope = NewDisposeScope();
@@ -111,12 +115,42 @@ public class CausalConv1dTests
         }
     }
 
-    [Fact]
-    public void ResultsDoNotDependOnTheNumberOfThreads()
+    [Theory]
+    [InlineData(3)]
+    [InlineData(4)]
+    public void NotANumberReachesTheStepsOfItsWindowAlone(long width)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(14);
+        var (x, upstream) = (randn(1, 40, 19), randn(1, 40, 19));
+        x[0, 13, 18] = float.NaN;
+        x[0, 30, 2] = float.PositiveInfinity;
+        var weight = rand(19, width) + 0.5;
+        var (y, gradient) = Run(fused: true);
+        var (expected, expectedGradient) = Run(fused: false);
+        Assert.Equal(width, y.narrow(1, 13, width).select(2, 18).isnan().sum().ToInt64());
+        Assert.Equal(width, y.narrow(1, 30, width).select(2, 2).isinf().sum().ToInt64());
+        Assert.Equal(2 * width, y.isfinite().logical_not().sum().ToInt64());
+        TensorAssert.Identical(expected.isfinite(), y.isfinite(), "y is finite");
+        TensorAssert.Identical(expectedGradient.isfinite(), gradient.isfinite(), "the gradient is finite");
+
+        (Tensor Y, Tensor Gradient) Run(bool fused)
+        {
+            var leaf = x.detach().clone().requires_grad_(true);
+            var (y, _) = CausalConv1d.Apply(leaf, weight, null, Activation.Silu, fused: fused);
+            y.backward([upstream]);
+            return (y.detach(), leaf.grad!);
+        }
+    }
+
+    [Theory]
+    [InlineData(3)]
+    [InlineData(4)]
+    public void ResultsDoNotDependOnTheNumberOfThreads(long width)
     {
         using var scope = NewDisposeScope();
         manual_seed(13);
-        var (x, weight, bias, upstream) = (randn(3, 70, 600), randn(600, 4), randn(600), randn(3, 70, 600));
+        var (x, weight, bias, upstream) = (randn(3, 170, 600), randn(600, width), randn(600), randn(3, 170, 600));
         var threads = get_num_threads();
         try
         {

@@ -16,6 +16,7 @@ public unsafe class LaneMathTests
         { "sigmoid", -80, 80 },
         { "silu slope", -30, 30 },
         { "softplus", -80, 200 },
+        { "tanh", -20, 20 },
     };
 
     [Theory]
@@ -33,6 +34,32 @@ public unsafe class LaneMathTests
         Special<Lane128>();
         Special<Lane256>();
         Special<Lane512>();
+    }
+
+    [Fact]
+    public void SumsOfFourRegistersStandNextToEachOther()
+    {
+        Sums<Lane128>();
+        Sums<Lane256>();
+        Sums<Lane512>();
+
+        static void Sums<TLane>()
+            where TLane : struct, ILane<TLane>
+        {
+            var values = stackalloc float[4 * TLane.Count];
+            for (var i = 0; i < 4 * TLane.Count; i++)
+            {
+                values[i] = (i * i % 37) - 11;
+            }
+
+            var sums = stackalloc float[4];
+            TLane.StoreSums(
+                TLane.Load(values), TLane.Load(values + TLane.Count), TLane.Load(values + (2 * TLane.Count)), TLane.Load(values + (3 * TLane.Count)), sums);
+            for (var register = 0; register < 4; register++)
+            {
+                Assert.Equal(TLane.Sum(TLane.Load(values + (register * TLane.Count))), sums[register]);
+            }
+        }
     }
 
     private static void Check<TLane>(string name, double from, double to)
@@ -55,7 +82,7 @@ public unsafe class LaneMathTests
     private static void Special<TLane>()
         where TLane : struct, ILane<TLane>
     {
-        foreach (var name in new[] { "exp", "exp2", "sigmoid", "softplus" })
+        foreach (var name in new[] { "exp", "exp2", "sigmoid", "softplus", "tanh" })
         {
             Assert.True(float.IsNaN(Of<TLane>(name, float.NaN)), $"{typeof(TLane).Name} {name}(NaN)");
             foreach (var x in new[] { float.NegativeInfinity, -1e30f, -1000f, 1000f, 1e30f, float.PositiveInfinity })
@@ -75,6 +102,7 @@ public unsafe class LaneMathTests
             "exp2" => LaneMath.Exp2(lane),
             "sigmoid" => LaneMath.Sigmoid(lane),
             "silu slope" => LaneMath.SiluSlope(lane),
+            "tanh" => LaneMath.Tanh(lane),
             _ => LaneMath.Softplus(lane),
         };
         var values = stackalloc float[TLane.Count];
@@ -91,6 +119,7 @@ public unsafe class LaneMathTests
             "exp2" => Math.Pow(2, x),
             "sigmoid" => sigmoid,
             "silu slope" => sigmoid * (1 + (x * (1 - sigmoid))),
+            "tanh" => Math.Tanh(x),
             _ => x > 30 ? x : x < -30 ? Math.Exp(x) : Math.Log(1 + Math.Exp(x)) is var log && x < -5 ? Series(Math.Exp(x)) : log,
         };
 

@@ -41,6 +41,12 @@ public class RecordedGradientTests
         ["convolution with another activation"] = (ConvolutionLeaves, x => [CausalConv1d.Apply(x[0], x[1], x[2], Activation.Gelu, x[3]).Y]),
         ["norm"] = (() => [Values.Normal(1, 3, 37), Values.Normal(2, 37)], x => [Norm(x[0], x[1])]),
         ["norm twice"] = (() => [Values.Normal(1, 3, 37), Values.Normal(2, 37)], x => [Norm(Norm(x[0], x[1]) * x[0].sin(), x[1])]),
+        ["norm after a gate"] = (
+            () => [Values.Normal(1, 3, 38), Values.Normal(2, 38)], x => [Norm(x[0], x[1], x[0].sin(), GateOrder.BeforeNorm, 2)]),
+        ["norm before a gate"] = (
+            () => [Values.Normal(1, 3, 37), Values.Normal(2, 37)], x => [Norm(x[0], x[1], x[0].sin(), GateOrder.AfterNorm)]),
+        ["rotation"] = (
+            () => [Values.Normal(1, 2, 3, 5, 37)], x => [Rotated(x[0], Values.Normal(2, 1, 1, 5, 17).to_type(x[0].dtype))]),
     };
 
     public static TheoryData<string> Names => [.. Kernels.Keys];
@@ -137,9 +143,17 @@ public class RecordedGradientTests
 
     private static Tensor[] ConvolutionLeaves() => [Values.Normal(1, 2, 20, 19), Values.Normal(2, 19, 4), Values.Normal(3, 19), Values.Normal(4, 2, 3, 19)];
 
-    private static Tensor Norm(Tensor x, Tensor weight) => RootMeanSquare.CanRun(x, weight)
-        ? RootMeanSquare.Apply(x, weight, 0.1)
-        : x * (x.square().mean([-1], keepdim: true) + 0.1).rsqrt() * weight;
+    private static Tensor Norm(Tensor x, Tensor weight, Tensor? gate = null, GateOrder order = GateOrder.None, long groups = 1)
+    {
+        var form = new NormForm(0.1, order, groups);
+        return RootMeanSquare.CanRun(x, weight, gate) ? RootMeanSquare.Apply(x, weight, form, gate) : RootMeanSquare.Reference(x, weight, gate, form);
+    }
+
+    private static Tensor Rotated(Tensor x, Tensor turns)
+    {
+        var angles = (turns.cos(), turns.sin());
+        return Rotation.CanRun(x, angles) ? Rotation.Apply(x, angles) : Rotation.Reference(x, angles);
+    }
 
     /// <summary>Gradients of a loss, and the gradients of a projection of those.</summary>
     private static List<Tensor> Second(Func<Tensor[], Tensor[]> function, Tensor[] leaves)

@@ -33,22 +33,86 @@ public class RootMeanSquareTests
         TensorAssert.Close(expectedWeight, gradWeight, Tolerance, "gradient of the weight");
     }
 
+    /// <summary>Groups around the width of a register, and a gate that is a slice of a wider tensor, as layers cut it.</summary>
+    [Theory]
+    [InlineData(1, 3, 1)]
+    [InlineData(2, 15, 3)]
+    [InlineData(3, 16, 1)]
+    [InlineData(2, 34, 2)]
+    [InlineData(5, 31, 1)]
+    [InlineData(7, 128, 2)]
+    [InlineData(100, 600, 1)]
+    public void TheGatedNormEqualsTheComposedFormWithGradients(int rows, int width, int groups)
+    {
+        using var scope = NewDisposeScope();
+        foreach (var normBeforeGate in new[] { false, true })
+        {
+            var inputs = GatedInputs(rows, width);
+            var fast = RunGated(inputs, normBeforeGate, groups);
+            var reference = RunGated([.. inputs.Select(input => input.@double())], normBeforeGate, groups);
+            for (var i = 0; i < fast.Count; i++)
+            {
+                TensorAssert.Close(reference[i], fast[i], Tolerance, $"norm before gate {normBeforeGate}: tensor {i} of y and the gradients of x, z and weight");
+            }
+        }
+    }
+
+    /// <summary>Half-precision inputs are computed in float32: rounded once at the input and once at the output.</summary>
+    [Theory]
+    [InlineData(NormScale.Weight)]
+    [InlineData(NormScale.OnePlusWeight)]
+    [InlineData(NormScale.None)]
+    public void EveryScaleAndTypeEqualsPlainTensorOperations(NormScale scale)
+    {
+        using var scope = NewDisposeScope();
+        foreach (var dtype in new[] { ScalarType.Float32, ScalarType.BFloat16, ScalarType.Float16 })
+        {
+            using var norm = new RmsNorm(37, 1e-3, scale);
+            norm.to(dtype);
+            norm.get_parameter("weight")?.detach().copy_(Values.Normal(2, 37));
+            var x = Values.Normal(1, 5, 37).to_type(dtype);
+            var fast = norm.call(x);
+            using var choice = new KernelChoice(referenceOnly: true);
+            Assert.Equal(dtype, fast.dtype);
+            TensorAssert.Close(norm.call(x), fast, dtype == ScalarType.Float32 ? Tolerance : 1.0 / 128, $"{scale} {dtype}");
+        }
+    }
+
     [Fact]
     public void TheNumberOfThreadsDoesNotChangeABit()
     {
         using var scope = NewDisposeScope();
-        var (x, weight, gradient) = (Values.Normal(1, 300, 257), Values.Normal(2, 257), Values.Normal(3, 300, 257));
-        (Tensor, Tensor, Tensor) RunOn(int threads)
+        var inputs = GatedInputs(300, 257);
+        foreach (var run in new Func<List<Tensor>>[]
         {
-            using var count = new ThreadCount(threads);
-            return Run(x, weight, gradient);
-        }
+            () => Run(inputs[0], inputs[2], inputs[3]) is var (y, gradX, gradWeight) ? [y, gradX, gradWeight] : [],
+            () => RunGated(inputs, normBeforeGate: false, 1),
+            () => RunGated(inputs, normBeforeGate: true, 1),
+        })
+        {
+            foreach (var (alone, shared) in RunOn(1).Zip(RunOn(3)))
+            {
+                TensorAssert.Identical(alone, shared, "one thread and three");
+            }
 
-        var alone = RunOn(1);
-        var shared = RunOn(3);
-        TensorAssert.Identical(alone.Item1, shared.Item1, "output");
-        TensorAssert.Identical(alone.Item2, shared.Item2, "gradient of x");
-        TensorAssert.Identical(alone.Item3, shared.Item3, "gradient of the weight");
+            List<Tensor> RunOn(int threads)
+            {
+                using var count = new ThreadCount(threads);
+                return run();
+            }
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void NotANumberInTheGateStaysWhereItReaches(bool normBeforeGate)
+    {
+        using var scope = NewDisposeScope();
+        using var norm = new GatedRmsNorm(20, normBeforeGate: normBeforeGate, groups: 2);
+        var (x, z) = (Values.Normal(1, 3, 20), Values.Normal(2, 3, 20));
+        z[1, 19] = float.NaN;
+        Assert.Equal(normBeforeGate ? 1 : 10, norm.call(x, z)[1].isnan().sum().ToInt64());
     }
 
     [Fact]
@@ -91,6 +155,25 @@ public class RootMeanSquareTests
             using var scope = NewDisposeScope();
             norm.call(x).sum().backward();
         }
+    }
+
+    /// <summary>x, z as a slice, weight and upstream.</summary>
+    private static Tensor[] GatedInputs(int rows, int width) =>
+    [
+        Values.Normal(1, rows, width), Values.Normal(4, rows, (2 * width) + 3).narrow(-1, width, width), Values.Normal(2, width), Values.Normal(3, rows, width),
+    ];
+
+    /// <summary>y and the gradients of x, z and weight.</summary>
+    private static List<Tensor> RunGated(Tensor[] inputs, bool normBeforeGate, int groups)
+    {
+        var weight = inputs[2];
+        using var norm = new GatedRmsNorm(weight.size(0), 1e-3, normBeforeGate, groups);
+        norm.to(weight.dtype);
+        norm.load_state_dict(new Dictionary<string, Tensor> { ["weight"] = weight });
+        Tensor[] leaves = [inputs[0].detach().requires_grad_(true), inputs[1].detach().requires_grad_(true)];
+        var y = norm.call(leaves[0], leaves[1]);
+        (y * inputs[3]).sum().backward();
+        return [y.detach(), leaves[0].grad!, leaves[1].grad!, norm.get_parameter("weight")!.grad!.clone()];
     }
 
     private static (Tensor Y, Tensor GradX, Tensor GradWeight) Run(Tensor x, Tensor weight, Tensor gradient)

@@ -94,6 +94,52 @@ public class TokenSamplerTests
         }
     }
 
+    /// <summary>Ranking only what a cut keeps draws what sorting all tokens draws, ties and masked tokens included.</summary>
+    [Theory]
+    [InlineData(0, 1.0, 0.0)]
+    [InlineData(1, 1.0, 0.0)]
+    [InlineData(7, 1.0, 0.0)]
+    [InlineData(7, 0.6, 0.2)]
+    [InlineData(0, 0.3, 0.0)]
+    [InlineData(0, 0.999999, 0.0)]
+    [InlineData(299, 0.9, 0.01)]
+    [InlineData(300, 0.9, 0.0)]
+    public void DrawsAsFromSortedTokens(int topK, double topP, double minP)
+    {
+        var values = new Random(1);
+        var sampler = new TokenSampler(new GenerationOptions { TopK = topK, TopP = topP, MinP = minP, Temperature = 0.8, Seed = 2 });
+        var draws = new Random(2);
+        for (var repeat = 0; repeat < 200; repeat++)
+        {
+            // Multiples of an eighth, so that there are ties.
+            float[] logits = [.. Enumerable.Range(0, 300).Select(i => i % 50 == 3 ? float.NegativeInfinity : values.Next(-40, 40) / 8f)];
+            Assert.Equal(FromSorted(logits, draws.NextDouble()), sampler.Sample(logits, None));
+        }
+
+        int FromSorted(float[] logits, double draw)
+        {
+            var best = logits.Max();
+            var ranked = Enumerable.Range(0, logits.Length).ToArray();
+            ranked = topK is > 0 and < 300 || topP < 1 ? [.. ranked.OrderByDescending(token => logits[token]).ThenBy(token => token)] : ranked;
+            ranked = topK > 0 ? [.. ranked.Take(topK)] : ranked;
+            double Likelihood(int token) => Math.Exp((logits[token] - best) / 0.8);
+            if (topP < 1)
+            {
+                var (whole, sum, kept) = (ranked.Sum(Likelihood), 0.0, 0);
+                for (; sum < topP * whole; kept++)
+                {
+                    sum += Likelihood(ranked[kept]);
+                }
+
+                ranked = ranked[..kept];
+            }
+
+            ranked = [.. ranked.Where(token => Likelihood(token) >= minP)];
+            var remaining = draw * ranked.Sum(Likelihood);
+            return ranked.FirstOrDefault(token => (remaining -= Likelihood(token)) < 0, ranked[^1]);
+        }
+    }
+
     [Fact]
     public void MaskedTokensAreNeverDrawn()
     {

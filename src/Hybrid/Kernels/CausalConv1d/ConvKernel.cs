@@ -75,18 +75,10 @@ internal static unsafe class ConvKernel<TLane>
             }
         }
 
-        for (var channel = first; channel < last; channel += lanes)
+        // Sums of the taps and, behind them, of the bias.
+        for (var k = 0; k <= p.Width; k++)
         {
-            for (var k = 0; k < p.Width; k++)
-            {
-                var target = g.Taps + (((((long)row * p.Width) + k) * p.Channels) + channel);
-                LaneMemory.Store(TLane.Load(taps + (k * stride) + channel - first), target, last - channel);
-            }
-
-            if (g.Bias != null)
-            {
-                LaneMemory.Store(TLane.Load(bias + channel - first), g.Bias + ((long)row * p.Channels) + channel, last - channel);
-            }
+            LaneMemory.Copy(taps + (k * stride), g.Taps + ((((long)row * (p.Width + 1)) + k) * p.Channels) + first, last - first);
         }
     }
 

@@ -25,7 +25,7 @@ internal readonly unsafe struct ConvInputs
     /// <summary>[W, E].</summary>
     public readonly float* Taps;
     public readonly float* Bias;
-    private readonly RowView x;
+    public readonly RowView X;
     private readonly RowView history;
     private readonly long* ids;
 
@@ -33,7 +33,7 @@ internal readonly unsafe struct ConvInputs
     {
         var shape = tensors.X.shape;
         (Batch, Time, Channels, Width, Silu) = ((int)shape[0], (int)shape[1], (int)shape[2], (int)taps.size(0), tensors.Silu);
-        (x, history) = (new RowView(tensors.X), new RowView(tensors.History));
+        (X, history) = (new RowView(tensors.X), new RowView(tensors.History));
         Taps = ScanInputs.Floats(taps);
         Bias = ScanInputs.Floats(tensors.Bias);
         ids = (long*)ScanInputs.Floats(tensors.SequenceIds);
@@ -45,31 +45,40 @@ internal readonly unsafe struct ConvInputs
         for (var k = 0; k < Width; k++)
         {
             var input = step - (Width - 1) + k;
-            sources[k] = !Reaches(row, step, input) ? null
-                : input >= 0 ? x.At(row, input)
-                : history.Exists ? history.At(row, step + k) : null;
+            sources[k] = Reaches(row, step, input) ? Input(row, input) : null;
         }
     }
+
+    /// <summary>The row of inputs at a step, W - 1 before the first at most; null where there is none.</summary>
+    public float* Input(int row, int step) =>
+        step >= 0 ? X.At(row, step) : history.Exists ? history.At(row, step + Width - 1) : null;
+
+    /// <summary>True for four taps over one sequence a row.</summary>
+    public bool SuitsFourTapKernel => Width == 4 && ids == null;
 
     /// <summary>True where the output at a step is made of an input W - 1 steps back at most: in packed rows, only of its own sequence.</summary>
     public bool Reaches(int row, int output, int input) =>
         output >= 0 && output < Time && (ids == null || (input >= 0 && ids[((long)row * Time) + output] == ids[((long)row * Time) + input]));
 }
 
-/// <summary>Addresses of the gradients; those of taps [B, W, E] and bias [B, E] are parts, one a row.</summary>
-internal readonly unsafe struct ConvGradients(Tensor y, Tensor x, Tensor taps, Tensor? bias, Tensor? history)
+/// <summary>Addresses of the gradients; those of taps and bias are parts [P, W + 1, E], one a task, the bias last.</summary>
+internal readonly unsafe struct ConvGradients(Tensor y, Tensor x, Tensor taps, Tensor? history)
 {
     public readonly RowView Y = new(y);
     public readonly RowView X = new(x);
     public readonly RowView History = new(history);
     public readonly float* Taps = ScanInputs.Floats(taps);
-    public readonly float* Bias = ScanInputs.Floats(bias);
 }
 
-/// <summary>Runs the convolution's kernel.</summary>
+/// <summary>Runs the convolution's kernels.</summary>
 internal static class ConvOnCpu
 {
-    private const int Steps = 32;
+    /// <summary>Steps of a tile: its rows stay in the cache while registers go through time.</summary>
+    private const int TileSteps = 16;
+
+    /// <summary>Steps that share one part of the gradients of taps and bias, which then is a small share of all memory.</summary>
+    private const int PartSteps = 128;
+
     private const int GroupChannels = 128;
 
     /// <returns>y [B, T, E].</returns>
@@ -78,8 +87,7 @@ internal static class ConvOnCpu
         using var taps = tensors.Weight.t().contiguous();
         var p = new ConvInputs(tensors, taps);
         var y = empty([p.Batch, p.Time, p.Channels], dtype: ScalarType.Float32);
-        var work = new ForwardWork(p, new RowView(y));
-        LaneTasks.Run(work, p.Batch * work.Stretches, (long)p.Batch * p.Time * p.Channels * p.Width);
+        LaneTasks.Run(new ForwardWork(p, new RowView(y)), p.Batch * Pieces(p.Time, TileSteps), Elements(p));
         TensorMemory.KeepAlive([.. tensors.All, taps]);
         return y;
     }
@@ -89,36 +97,74 @@ internal static class ConvOnCpu
     {
         using var taps = tensors.Weight.t().contiguous();
         var p = new ConvInputs(tensors, taps);
+        var partsOfRow = p.SuitsFourTapKernel ? Pieces(p.Time, PartSteps) : 1;
         var x = empty([p.Batch, p.Time, p.Channels], dtype: ScalarType.Float32);
-        var tapParts = empty([p.Batch, p.Width, p.Channels], dtype: ScalarType.Float32);
-        var biasParts = tensors.Bias is null ? null : empty([p.Batch, p.Channels], dtype: ScalarType.Float32);
+        var parts = empty([p.Batch * partsOfRow, p.Width + 1, p.Channels], dtype: ScalarType.Float32);
         var history = tensors.History is null ? null : empty([p.Batch, p.Width - 1, p.Channels], dtype: ScalarType.Float32);
-        var work = new BackwardWork(p, new ConvGradients(gradY, x, tapParts, biasParts, history));
-        LaneTasks.Run(work, p.Batch * work.Groups, (long)p.Batch * p.Time * p.Channels * p.Width);
-        TensorMemory.KeepAlive([.. tensors.All, taps, gradY]);
-        return [x, tapParts.sum(dim: 0).t(), biasParts?.sum(dim: 0), history, null];
+        var gradients = new ConvGradients(gradY, x, parts, history);
+        if (p.SuitsFourTapKernel)
+        {
+            LaneTasks.Run(new FourTapBackwardWork(p, gradients), p.Batch * partsOfRow, Elements(p));
+        }
+        else
+        {
+            LaneTasks.Run(new BackwardWork(p, gradients), p.Batch * Pieces(p.Channels, GroupChannels), Elements(p));
+        }
+
+        TensorMemory.KeepAlive([.. tensors.All, taps, gradY, history]);
+        var sums = parts.sum(dim: 0);
+        return [x, sums.narrow(0, 0, p.Width).t(), tensors.Bias is null ? null : sums[p.Width], history, null];
     }
+
+    private static int Pieces(int count, int size) => (count + size - 1) / size;
+
+    private static long Elements(in ConvInputs p) => (long)p.Batch * p.Time * p.Channels * p.Width;
 
     private readonly struct ForwardWork(ConvInputs p, RowView y) : ILaneWork
     {
-        public int Stretches => (p.Time + Steps - 1) / Steps;
-
         public void Run<TLane>(int task)
             where TLane : struct, ILane<TLane>
         {
-            var (row, start) = (task / Stretches, task % Stretches * Steps);
-            ConvKernel<TLane>.Forward(p, y, row, start, Math.Min(Steps, p.Time - start));
+            var tiles = Pieces(p.Time, TileSteps);
+            var (row, start) = (task / tiles, task % tiles * TileSteps);
+            var count = Math.Min(TileSteps, p.Time - start);
+            if (p.SuitsFourTapKernel)
+            {
+                FourTapKernel<TLane>.Forward(p, y, row, start, count);
+            }
+            else
+            {
+                ConvKernel<TLane>.Forward(p, y, row, start, count);
+            }
         }
     }
 
-    private readonly struct BackwardWork(ConvInputs p, ConvGradients gradients) : ILaneWork
+    /// <summary>A task is a stretch of time with all channels.</summary>
+    private readonly unsafe struct FourTapBackwardWork(ConvInputs p, ConvGradients gradients) : ILaneWork
     {
-        public int Groups => (p.Channels + GroupChannels - 1) / GroupChannels;
-
         public void Run<TLane>(int task)
             where TLane : struct, ILane<TLane>
         {
-            var (row, first) = (task / Groups, task % Groups * GroupChannels);
+            var partsOfRow = Pieces(p.Time, PartSteps);
+            var (row, first) = (task / partsOfRow, task % partsOfRow * PartSteps);
+            var partFloats = (p.Width + 1) * p.Channels;
+            LaneMemory.Clear(gradients.Taps + ((long)task * partFloats), partFloats);
+            var end = Math.Min(first + PartSteps, p.Time);
+            for (var start = first; start < end; start += TileSteps)
+            {
+                FourTapKernel<TLane>.Backward(p, gradients, task, row, start, Math.Min(TileSteps, end - start));
+            }
+        }
+    }
+
+    /// <summary>A task is a group of channels over all of time.</summary>
+    private readonly struct BackwardWork(ConvInputs p, ConvGradients gradients) : ILaneWork
+    {
+        public void Run<TLane>(int task)
+            where TLane : struct, ILane<TLane>
+        {
+            var groups = Pieces(p.Channels, GroupChannels);
+            var (row, first) = (task / groups, task % groups * GroupChannels);
             ConvKernel<TLane>.Backward(p, gradients, row, first, Math.Min(first + GroupChannels, p.Channels));
         }
     }

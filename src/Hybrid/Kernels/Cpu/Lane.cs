@@ -53,6 +53,9 @@ internal unsafe interface ILane<TSelf>
     static abstract TSelf WhereLess(TSelf left, TSelf right, TSelf chosen, TSelf otherwise);
 
     static abstract float Sum(TSelf value);
+
+    /// <summary>The sums of four registers, next to each other.</summary>
+    static abstract void StoreSums(TSelf a, TSelf b, TSelf c, TSelf d, float* target);
 }
 
 internal readonly unsafe struct Lane512(Vector512<float> value) : ILane<Lane512>
@@ -67,8 +70,11 @@ internal readonly unsafe struct Lane512(Vector512<float> value) : ILane<Lane512>
 
     public static Lane512 Load(float* source) => new(Vector512.Load(source));
 
-    public static Lane512 LoadBFloat16(ushort* source) =>
-        new((Vector512.WidenLower(Vector512.Create(Vector256.Load(source), Vector256<ushort>.Zero)) << BFloat16.Shift).AsSingle());
+    // One instruction, which the portable form is not compiled to.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lane512 LoadBFloat16(ushort* source) => Avx512F.IsSupported
+        ? new((Avx512F.ConvertToVector512UInt32(Vector256.Load(source)) << BFloat16.Shift).AsSingle())
+        : new((Vector512.WidenLower(Vector512.Create(Vector256.Load(source), Vector256<ushort>.Zero)) << BFloat16.Shift).AsSingle());
 
     public static void Store(Lane512 value, float* target) => value.value.Store(target);
 
@@ -108,6 +114,26 @@ internal readonly unsafe struct Lane512(Vector512<float> value) : ILane<Lane512>
         new(Vector512.ConditionalSelect(Vector512.LessThan(left.value, right.value), chosen.value, otherwise.value));
 
     public static float Sum(Lane512 value) => Vector512.Sum(value.value);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void StoreSums(Lane512 a, Lane512 b, Lane512 c, Lane512 d, float* target)
+    {
+        if (Avx512F.IsSupported)
+        {
+            // As those of 128 bits within each quarter, then the quarters.
+            var ab = Avx512F.UnpackLow(a.value, b.value) + Avx512F.UnpackHigh(a.value, b.value);
+            var cd = Avx512F.UnpackLow(c.value, d.value) + Avx512F.UnpackHigh(c.value, d.value);
+            var sums = Avx512F.Shuffle(ab, cd, 0b01_00_01_00) + Avx512F.Shuffle(ab, cd, 0b11_10_11_10);
+            var halves = sums.GetLower() + sums.GetUpper();
+            (halves.GetLower() + halves.GetUpper()).Store(target);
+        }
+        else
+        {
+            Lane256.StoreSums(Half(a), Half(b), Half(c), Half(d), target);
+        }
+
+        static Lane256 Half(Lane512 lane) => new(lane.value.GetLower() + lane.value.GetUpper());
+    }
 }
 
 internal readonly unsafe struct Lane256(Vector256<float> value) : ILane<Lane256>
@@ -122,8 +148,10 @@ internal readonly unsafe struct Lane256(Vector256<float> value) : ILane<Lane256>
 
     public static Lane256 Load(float* source) => new(Vector256.Load(source));
 
-    public static Lane256 LoadBFloat16(ushort* source) =>
-        new((Vector256.WidenLower(Vector256.Create(Vector128.Load(source), Vector128<ushort>.Zero)) << BFloat16.Shift).AsSingle());
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Lane256 LoadBFloat16(ushort* source) => Avx2.IsSupported
+        ? new((Avx2.ConvertToVector256Int32(Vector128.Load(source)) << BFloat16.Shift).AsSingle())
+        : new((Vector256.WidenLower(Vector256.Create(Vector128.Load(source), Vector128<ushort>.Zero)) << BFloat16.Shift).AsSingle());
 
     public static void Store(Lane256 value, float* target) => value.value.Store(target);
 
@@ -158,6 +186,14 @@ internal readonly unsafe struct Lane256(Vector256<float> value) : ILane<Lane256>
         new(Vector256.ConditionalSelect(Vector256.LessThan(left.value, right.value), chosen.value, otherwise.value));
 
     public static float Sum(Lane256 value) => Vector256.Sum(value.value);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void StoreSums(Lane256 a, Lane256 b, Lane256 c, Lane256 d, float* target)
+    {
+        Lane128.StoreSums(Half(a), Half(b), Half(c), Half(d), target);
+
+        static Lane128 Half(Lane256 lane) => new(lane.value.GetLower() + lane.value.GetUpper());
+    }
 }
 
 internal readonly unsafe struct Lane128(Vector128<float> value) : ILane<Lane128>
@@ -208,4 +244,20 @@ internal readonly unsafe struct Lane128(Vector128<float> value) : ILane<Lane128>
         new(Vector128.ConditionalSelect(Vector128.LessThan(left.value, right.value), chosen.value, otherwise.value));
 
     public static float Sum(Lane128 value) => Vector128.Sum(value.value);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void StoreSums(Lane128 a, Lane128 b, Lane128 c, Lane128 d, float* target)
+    {
+        if (Sse.IsSupported)
+        {
+            // a0 + a2, b0 + b2, a1 + a3, b1 + b3; and of c and d.
+            var ab = Sse.UnpackLow(a.value, b.value) + Sse.UnpackHigh(a.value, b.value);
+            var cd = Sse.UnpackLow(c.value, d.value) + Sse.UnpackHigh(c.value, d.value);
+            (Sse.MoveLowToHigh(ab, cd) + Sse.MoveHighToLow(cd, ab)).Store(target);
+        }
+        else
+        {
+            Vector128.Create(Sum(a), Sum(b), Sum(c), Sum(d)).Store(target);
+        }
+    }
 }

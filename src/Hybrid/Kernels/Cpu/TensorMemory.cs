@@ -23,6 +23,9 @@ internal static unsafe class TensorMemory
         }
     }
 
+    /// <summary>The elements of a contiguous float32 CPU tensor. They are valid while it lives: keep it in a dispose scope over the last use.</summary>
+    public static ReadOnlySpan<float> Floats(Tensor tensor) => new(Address(tensor), checked((int)tensor.numel()));
+
     // The typed storages that TorchSharp offers convert, and thereby copy, half of the dtypes; the untyped base does not.
     // One a thread serves all tensors: decoding asks for a hundred addresses a token.
     private sealed class Raw : Storage

@@ -5,16 +5,40 @@ using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
 
+/// <summary>Where the gate of a gated norm comes in.</summary>
+internal enum GateOrder
+{
+    /// <summary>There is none.</summary>
+    None,
+
+    /// <summary>Its input is gated: RMS(x SiLU(z)) w.</summary>
+    BeforeNorm,
+
+    /// <summary>Its result is gated: RMS(x) w SiLU(z).</summary>
+    AfterNorm,
+}
+
+/// <summary>What a norm does besides its tensors.</summary>
+/// <param name="Epsilon">Added to the mean square.</param>
+/// <param name="Gate">Where the gate comes in.</param>
+/// <param name="Groups">Groups of neighbouring channels, each normalised alone; a divisor of the width.</param>
+internal sealed record NormForm(double Epsilon, GateOrder Gate = GateOrder.None, long Groups = 1);
+
 /// <summary>
-/// The root-mean-square norm <c>y = x / sqrt(mean(x^2) + eps) * w</c> over the last dimension (Zhang and Sennrich, arXiv 1910.07467): one
-/// pass forward and one backward over the rows, which keep nothing but x. Float32 on CPU.
+/// The root-mean-square norm <c>RMS(x) w = x / sqrt(mean(x^2) + eps) * w</c> over the last dimension or groups of it (Zhang and Sennrich,
+/// arXiv 1910.07467), plain or with a gate z as in Mamba-2 (Dao and Gu, arXiv 2405.21060): one pass forward and one backward over the rows,
+/// which keep nothing but the inputs. Float32 on CPU.
 /// </summary>
 internal static unsafe class RootMeanSquare
 {
     /// <summary>True where the kernel can run. Otherwise the dispatcher logs why not.</summary>
-    public static bool CanRun(Tensor x, Tensor weight)
+    /// <param name="x">The input.</param>
+    /// <param name="weight">The weight, or null.</param>
+    /// <param name="gate">The gate, or null.</param>
+    public static bool CanRun(Tensor x, Tensor? weight, Tensor? gate = null)
     {
-        if (LaneTasks.CanRunFloat32(out var reason, ("x", x), ("weight", weight)) && KernelDispatcher.Agrees(nameof(RootMeanSquare), Compare, out reason))
+        if (LaneTasks.CanRunFloat32(out var reason, ("x", x), ("weight", weight), ("gate", gate))
+            && KernelDispatcher.Agrees(nameof(RootMeanSquare), Compare, out reason))
         {
             return true;
         }
@@ -23,142 +47,194 @@ internal static unsafe class RootMeanSquare
         return false;
     }
 
-    /// <summary>The self-test: output and gradients against tensor operations.</summary>
+    /// <summary>The self-test: output and gradients of each form against tensor operations.</summary>
     private static string? Compare()
     {
         using var scope = NewDisposeScope();
-        const double epsilon = 0.1;
-        Tensor[] inputs = [SelfTest.Values(1, 2, 3, 37), SelfTest.Values(2, 1, 37)];
-        var upstream = SelfTest.Values(3, 1, 3, 37);
-        var fast = Results(ScalarType.Float32, x => Normalisation.apply(x[0], x[1], epsilon));
-        var reference = Results(ScalarType.Float64, x => Reference(x[0], x[1], epsilon));
-        return SelfTest.Compare(reference, fast, 1e-5);
+        const long rows = 3, width = 74;
+        Tensor[] inputs = [SelfTest.Values(1, 2, rows, width), SelfTest.Values(2, 1, width), SelfTest.Values(4, 3, rows, width)];
+        var upstream = SelfTest.Values(3, 1, rows, width);
+        NormForm[] forms = [new(0.1), new(0.1, GateOrder.BeforeNorm), new(0.1, GateOrder.AfterNorm, 2)];
+        return forms.Select(form => SelfTest.Compare(
+            Results(form, ScalarType.Float64, x => Reference(x[0], x[1], x.ElementAtOrDefault(2), form)),
+            Results(form, ScalarType.Float32, x => Apply(x[0], x[1], form, x.ElementAtOrDefault(2))),
+            1e-5)).FirstOrDefault(difference => difference is not null);
 
-        List<Tensor> Results(ScalarType dtype, Func<Tensor[], Tensor> norm)
+        List<Tensor> Results(NormForm form, ScalarType dtype, Func<Tensor[], Tensor> norm)
         {
-            var leaves = inputs.Select(input => input.to_type(dtype).clone().requires_grad_(true)).ToArray();
+            var leaves = inputs.Take(form.Gate == GateOrder.None ? 2 : 3).Select(input => input.to_type(dtype).clone().requires_grad_(true)).ToArray();
             var y = norm(leaves);
             (y * upstream.to_type(dtype)).sum().backward();
             return [y.detach(), .. leaves.Select(leaf => leaf.grad!)];
         }
     }
 
-    /// <summary>Normalises.</summary>
+    /// <summary>The norm in plain tensor operations, on any device and in the dtype of the inputs.</summary>
     /// <param name="x">[..., width].</param>
-    /// <param name="weight">w [width].</param>
-    /// <param name="epsilon">Added to the mean square.</param>
+    /// <param name="weight">w [width]; null for ones.</param>
+    /// <param name="gate">z, like <paramref name="x"/>; null without a gate.</param>
+    /// <param name="form">Epsilon, order of the gate, groups.</param>
     /// <returns>The shape of <paramref name="x"/>, in the current dispose scope.</returns>
-    public static Tensor Apply(Tensor x, Tensor weight, double epsilon)
+    public static Tensor Reference(Tensor x, Tensor? weight, Tensor? gate, NormForm form)
     {
-        using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
-        using var weightCopy = TensorMemory.CopyUnlessContiguous(weight);
-        var (input, scale) = (inputCopy ?? x, weightCopy ?? weight);
-        return is_grad_enabled() ? Normalisation.apply(input, scale, epsilon) : Forward(input, scale, epsilon);
+        using var scope = NewDisposeScope();
+        var factor = gate?.silu();
+        var shape = x.shape;
+        var u = form.Gate == GateOrder.BeforeNorm ? x * factor! : x;
+        var grouped = form.Groups == 1 ? u : u.reshape([.. shape[..^1], form.Groups, shape[^1] / form.Groups]);
+        var normal = (grouped * (grouped.square().mean([-1], keepdim: true) + form.Epsilon).rsqrt()).view(shape);
+        var scaled = weight is null ? normal : normal * weight;
+        return (form.Gate == GateOrder.AfterNorm ? scaled * factor! : scaled).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The norm from plain tensor operations.</summary>
-    private static Tensor Reference(Tensor x, Tensor weight, double epsilon) =>
-        x * (x.square().mean([-1], keepdim: true) + epsilon).rsqrt() * weight;
-
-    private static Tensor Forward(Tensor x, Tensor weight, double epsilon)
+    /// <summary>Normalises.</summary>
+    /// <param name="x">[..., width].</param>
+    /// <param name="weight">w [width]; null for ones.</param>
+    /// <param name="form">Epsilon, order of the gate, groups.</param>
+    /// <param name="gate">z, like <paramref name="x"/>; null without a gate.</param>
+    /// <returns>The shape of <paramref name="x"/>, in the current dispose scope.</returns>
+    public static Tensor Apply(Tensor x, Tensor? weight, NormForm form, Tensor? gate = null)
     {
-        var y = empty_like(x);
-        var sizes = Sizes(x, weight, epsilon);
+        using var scope = NewDisposeScope();
+        var (input, scale) = (StridedRows.Of(x), weight?.contiguous() ?? ones(x.size(-1)));
+        var factor = gate is null ? null : StridedRows.Of(gate);
+        var y = !is_grad_enabled() ? Forward(input, scale, factor, form)
+            : factor is null ? Normalisation.apply(form, input, scale)
+            : Normalisation.apply(form, input, scale, factor);
+        return y.MoveToOuterDisposeScope();
+    }
+
+    private static Tensor Forward(Tensor x, Tensor weight, Tensor? gate, NormForm form)
+    {
+        var y = empty(x.shape, dtype: ScalarType.Float32);
+        var sizes = Sizes(x, weight, gate, form);
         sizes.Output = Address(y);
-        if (Vector512.IsHardwareAccelerated)
+        switch (form.Gate)
         {
-            WorkerTeam.Run(new RootMeanSquareForward<Lane512>(sizes), sizes.Parts);
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            WorkerTeam.Run(new RootMeanSquareForward<Lane256>(sizes), sizes.Parts);
-        }
-        else
-        {
-            WorkerTeam.Run(new RootMeanSquareForward<Lane128>(sizes), sizes.Parts);
+            case GateOrder.BeforeNorm:
+                Forward<GateBeforeNorm>(sizes);
+                break;
+            case GateOrder.AfterNorm:
+                Forward<GateAfterNorm>(sizes);
+                break;
+            default:
+                Forward<NoGate>(sizes);
+                break;
         }
 
-        KeepAlive(x, weight, y, y);
+        TensorMemory.KeepAlive([x, weight, gate, y]);
         return y;
     }
 
-    /// <summary>Gradients of x and w. Parts sum the latter each for itself; the parts are added up in a fixed order.</summary>
-    private static Tensor?[] Backward(Tensor x, Tensor weight, double epsilon, Tensor gradient)
+    /// <summary>Gradients of x, w and z. Parts sum those of w each for itself; the parts are added up in a fixed order.</summary>
+    private static Tensor?[] Backward(Tensor x, Tensor weight, Tensor? gate, NormForm form, Tensor gradient)
     {
-        var sizes = Sizes(x, weight, epsilon);
-        var (gradInput, parts) = (empty_like(x), empty([sizes.Parts, sizes.Width], dtype: ScalarType.Float32));
+        var sizes = Sizes(x, weight, gate, form);
+        var shape = x.shape;
+        var (gradInput, parts) = (empty(shape, dtype: ScalarType.Float32), empty([sizes.Parts, sizes.Width], dtype: ScalarType.Float32));
+        var gradGate = gate is null ? null : empty(shape, dtype: ScalarType.Float32);
         sizes.GradOutput = Address(gradient);
+        sizes.GradOutputStride = StridedRows.Stride(gradient);
         sizes.GradInput = Address(gradInput);
+        sizes.GradGate = gradGate is null ? null : Address(gradGate);
         sizes.GradWeight = Address(parts);
+        switch (form.Gate)
+        {
+            case GateOrder.BeforeNorm:
+                Backward<GateBeforeNorm>(sizes);
+                break;
+            case GateOrder.AfterNorm:
+                Backward<GateAfterNorm>(sizes);
+                break;
+            default:
+                Backward<NoGate>(sizes);
+                break;
+        }
+
+        TensorMemory.KeepAlive([x, weight, gate, gradient, gradInput, gradGate]);
+        return [gradInput, parts.sum(dim: 0), gradGate];
+    }
+
+    private static void Forward<TGate>(RootMeanSquareSizes sizes)
+        where TGate : struct, INormGate
+    {
         if (Vector512.IsHardwareAccelerated)
         {
-            WorkerTeam.Run(new RootMeanSquareBackward<Lane512>(sizes), sizes.Parts);
+            WorkerTeam.Run(new RootMeanSquareForward<Lane512, TGate>(sizes), sizes.Parts);
         }
         else if (Vector256.IsHardwareAccelerated)
         {
-            WorkerTeam.Run(new RootMeanSquareBackward<Lane256>(sizes), sizes.Parts);
+            WorkerTeam.Run(new RootMeanSquareForward<Lane256, TGate>(sizes), sizes.Parts);
         }
         else
         {
-            WorkerTeam.Run(new RootMeanSquareBackward<Lane128>(sizes), sizes.Parts);
+            WorkerTeam.Run(new RootMeanSquareForward<Lane128, TGate>(sizes), sizes.Parts);
         }
-
-        KeepAlive(x, weight, gradient, gradInput);
-        return [gradInput, parts.sum(dim: 0)];
     }
 
-    private static RootMeanSquareSizes Sizes(Tensor x, Tensor weight, double epsilon)
+    private static void Backward<TGate>(RootMeanSquareSizes sizes)
+        where TGate : struct, INormGate
+    {
+        if (Vector512.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new RootMeanSquareBackward<Lane512, TGate>(sizes), sizes.Parts);
+        }
+        else if (Vector256.IsHardwareAccelerated)
+        {
+            WorkerTeam.Run(new RootMeanSquareBackward<Lane256, TGate>(sizes), sizes.Parts);
+        }
+        else
+        {
+            WorkerTeam.Run(new RootMeanSquareBackward<Lane128, TGate>(sizes), sizes.Parts);
+        }
+    }
+
+    private static RootMeanSquareSizes Sizes(Tensor x, Tensor weight, Tensor? gate, NormForm form)
     {
         var width = weight.size(0);
         return new RootMeanSquareSizes
         {
             Input = Address(x),
+            InputStride = StridedRows.Stride(x),
+            Gate = gate is null ? null : Address(gate),
+            GateStride = gate is null ? 0 : StridedRows.Stride(gate),
             Weight = Address(weight),
             Rows = x.numel() / width,
             Width = (int)width,
-            Epsilon = (float)epsilon,
+            GroupWidth = (int)(width / form.Groups),
+            Epsilon = (float)form.Epsilon,
         };
     }
 
     private static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);
 
-    private static void KeepAlive(Tensor a, Tensor b, Tensor c, Tensor d)
-    {
-        GC.KeepAlive(a);
-        GC.KeepAlive(b);
-        GC.KeepAlive(c);
-        GC.KeepAlive(d);
-    }
-
     private sealed class Normalisation : autograd.SingleTensorFunction<Normalisation>
     {
-        private const string EpsilonKey = "epsilon";
-
         public override string Name => nameof(RootMeanSquare);
 
         public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
         {
-            var (x, weight, epsilon) = ((Tensor)vars[0], (Tensor)vars[1], (double)vars[2]);
-            ctx.save_for_backward([x, weight]);
-            ctx.save_data(EpsilonKey, epsilon);
+            var (form, tensors) = ((NormForm)vars[0], vars[1..].Cast<Tensor>().ToList());
+            ctx.save_for_backward(tensors);
+            ctx.save_data(nameof(NormForm), form);
             ctx.set_materialize_grads(false);
-            return Forward(x, weight, epsilon);
+            return Forward(tensors[0], tensors[1], tensors.ElementAtOrDefault(2), form);
         }
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
         {
-            if (grad_output.IsInvalid)
-            {
-                return [null!, null!, null!];
-            }
-
             using var scope = NewDisposeScope();
             var saved = ctx.get_saved_variables();
-            var epsilon = (double)ctx.get_data(EpsilonKey);
+            if (grad_output.IsInvalid)
+            {
+                return [null!, .. saved.Select(_ => (Tensor)null!)];
+            }
+
+            var form = (NormForm)ctx.get_data(nameof(NormForm));
             var gradients = RecordedGradient.IsWanted
-                ? RecordedGradient.Of(x => [Reference(x[0]!, x[1]!, epsilon)], saved, [grad_output])
-                : Backward(saved[0], saved[1], epsilon, grad_output.contiguous());
-            return [gradients[0]?.MoveToOuterDisposeScope()!, gradients[1]?.MoveToOuterDisposeScope()!, null!];
+                ? RecordedGradient.Of(x => [Reference(x[0]!, x[1], x.ElementAtOrDefault(2), form)], saved, [grad_output])
+                : Backward(saved[0], saved[1], saved.ElementAtOrDefault(2), form, StridedRows.Of(grad_output));
+            return [null!, .. gradients.Take(saved.Count).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
     }
 }
