@@ -61,6 +61,40 @@ internal static class LaneMath
         return TLane.Scale(p, n);
     }
 
+    /// <summary>
+    /// exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1) with n and r as in <see cref="Exp"/>, and one more term of the series: small results keep
+    /// their relative precision.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TLane Expm1<TLane>(TLane x)
+        where TLane : struct, ILane<TLane>
+    {
+        var one = TLane.Broadcast(1);
+        x = TLane.AtMost(TLane.Broadcast(Highest), TLane.AtLeast(TLane.Broadcast(Lowest), x));
+        var n = TLane.Round(x * TLane.Broadcast(Log2E));
+        var r = TLane.MultiplyAdd(n, TLane.Broadcast(-Ln2High), x);
+        r = TLane.MultiplyAdd(n, TLane.Broadcast(-Ln2Low), r);
+        var p = TLane.MultiplyAdd(r, TLane.Broadcast(1f / 5040), TLane.Broadcast(1f / 720));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(1f / 120));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(1f / 24));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(1f / 6));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(0.5f));
+        p = TLane.MultiplyAdd(p, r, one) * r;
+        var power = TLane.Scale(one, n);
+        return TLane.MultiplyAdd(p, power, power - one);
+    }
+
+    /// <summary>tanh(x), from t = exp(-2 |x|) - 1: -t / (t + 2) with the sign of x.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TLane Tanh<TLane>(TLane x)
+        where TLane : struct, ILane<TLane>
+    {
+        var negative = TLane.AtMost(TLane.Zero, x) - TLane.AtLeast(TLane.Zero, x);
+        var t = Expm1(negative + negative);
+        var below = t / (t + TLane.Broadcast(2));
+        return TLane.WhereLess(x, TLane.Zero, below, TLane.Zero - below);
+    }
+
     /// <summary>1 / (1 + exp(-x)).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TLane Sigmoid<TLane>(TLane x)
@@ -108,26 +142,5 @@ internal static class LaneMath
         series = TLane.MultiplyAdd(series, square, TLane.Broadcast(2f / 3));
         series = TLane.MultiplyAdd(series, square, TLane.Broadcast(2));
         return TLane.MultiplyAdd(series, s, positive);
-    }
-
-    /// <summary>
-    /// tanh(x): for |x| below 0.35 the Taylor series up to x^11, whose next term is below 2e-8 of the value; beyond it
-    /// (1 - t) / (1 + t) with t = exp(-2 |x|), which is at most 1/2 and so leaves the difference its precision.
-    /// </summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static TLane Tanh<TLane>(TLane x)
-        where TLane : struct, ILane<TLane>
-    {
-        var (zero, one) = (TLane.Zero, TLane.Broadcast(1));
-        var magnitude = TLane.WhereLess(x, zero, zero - x, x);
-        var t = Exp(magnitude * TLane.Broadcast(-2));
-        var far = (one - t) / (one + t);
-        var square = x * x;
-        var series = TLane.MultiplyAdd(square, TLane.Broadcast(-1382f / 155925), TLane.Broadcast(62f / 2835));
-        series = TLane.MultiplyAdd(series, square, TLane.Broadcast(-17f / 315));
-        series = TLane.MultiplyAdd(series, square, TLane.Broadcast(2f / 15));
-        series = TLane.MultiplyAdd(series, square, TLane.Broadcast(-1f / 3));
-        var near = TLane.MultiplyAdd(series * square, x, x);
-        return TLane.WhereLess(magnitude, TLane.Broadcast(0.35f), near, TLane.WhereLess(x, zero, zero - far, far));
     }
 }
