@@ -45,13 +45,13 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
     internal Tensor Weight => weight;
 
     /// <summary>Groups of channels that are normalised apart.</summary>
-    internal long Groups => groups;
+    internal long Groups => form.Groups;
 
     /// <summary>True where the norm comes before the gate.</summary>
-    internal bool NormBeforeGate => normBeforeGate;
+    internal bool NormBeforeGate => form.Gate == GateOrder.AfterNorm;
 
     /// <summary>Added to the mean square.</summary>
-    internal double Epsilon => epsilon;
+    internal double Epsilon => form.Epsilon;
 
     /// <summary>Normalises and gates.</summary>
     /// <param name="input">x: [..., width].</param>

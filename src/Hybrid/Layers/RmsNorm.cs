@@ -53,6 +53,9 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>False keeps to plain tensor operations. Default true.</summary>
+    public bool UseFusedKernels { get; init; } = true;
+
     /// <summary>Normalises.</summary>
     /// <param name="input">[..., width].</param>
     /// <returns>The same shape and dtype.</returns>
@@ -74,7 +77,9 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
             NormScale.Weight when weight!.dtype == dtype && dtype == wide.dtype => weight,
             _ => null,
         };
-        var normal = RootMeanSquare.CanRun(wide, factor) ? RootMeanSquare.Apply(wide, factor, form) : RootMeanSquare.Reference(wide, factor, null, form);
+        var normal = UseFusedKernels && RootMeanSquare.CanRun(wide, factor)
+            ? RootMeanSquare.Apply(wide, factor, form)
+            : RootMeanSquare.Reference(wide, factor, null, form);
         normal = wide.dtype == dtype ? normal : normal.to_type(dtype);
         return (scale == NormScale.Weight && factor is null ? normal * weight! : normal).MoveToOuterDisposeScope();
     }

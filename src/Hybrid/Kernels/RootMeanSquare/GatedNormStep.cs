@@ -48,7 +48,7 @@ internal readonly unsafe struct GatedNormStep<TLane>(GatedNormStepSizes sizes) :
             var weight = sizes.Weight == null ? null : sizes.Weight + (group * sizes.WeightStride);
             if (weight != null && sizes.NormBeforeGate)
             {
-                Normalise(x, weight, y, RootMeanSquareForward<TLane>.Inverse(x, width, sizes.Epsilon), width);
+                Normalise(x, weight, y, Inverse(x, width), width);
                 Gate(y, z, y, width);
                 continue;
             }
@@ -56,10 +56,14 @@ internal readonly unsafe struct GatedNormStep<TLane>(GatedNormStepSizes sizes) :
             Gate(x, z, y, width);
             if (weight != null)
             {
-                Normalise(y, weight, y, RootMeanSquareForward<TLane>.Inverse(y, width, sizes.Epsilon), width);
+                Normalise(y, weight, y, Inverse(y, width), width);
             }
         }
     }
+
+    /// <summary>1 / sqrt(mean(x^2) + eps).</summary>
+    private float Inverse(float* x, int width) =>
+        1 / MathF.Sqrt((LinearStepKernel<TLane, Float32Weights>.Dot(x, (byte*)x, width) / width) + sizes.Epsilon);
 
     private static void Gate(float* x, float* z, float* y, int width)
     {
