@@ -53,18 +53,26 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>False keeps to plain tensor operations. Default true.</summary>
+    public bool UseFusedKernels { get; init; } = true;
+
     /// <summary>Normalises.</summary>
     /// <param name="input">[..., width].</param>
     /// <returns>The same shape and dtype.</returns>
     public override Tensor forward(Tensor input)
     {
-        if (input.shape is not [.., var last] || last != width)
+        if (input.Dimensions == 0 || input.size(-1) != width)
         {
             throw new ArgumentException($"RmsNorm: the input must be [..., {width}]; got [{string.Join(", ", input.shape)}].", nameof(input));
         }
 
-        using var scope = NewDisposeScope();
         var dtype = input.dtype;
+        if (UseFusedKernels && scale == NormScale.Weight && dtype == ScalarType.Float32 && RootMeanSquare.CanRun(input, weight))
+        {
+            return RootMeanSquare.Apply(input, weight, form);
+        }
+
+        using var scope = NewDisposeScope();
         var wide = dtype is ScalarType.Float64 or ScalarType.Float32 ? input : input.to_type(ScalarType.Float32);
 
         // What multiplies before the cast: a factor of 1 + weight, and a weight where there is no cast.
@@ -74,7 +82,9 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
             NormScale.Weight when weight!.dtype == dtype && dtype == wide.dtype => weight,
             _ => null,
         };
-        var normal = RootMeanSquare.CanRun(wide, factor) ? RootMeanSquare.Apply(wide, factor, form) : RootMeanSquare.Reference(wide, factor, null, form);
+        var normal = UseFusedKernels && RootMeanSquare.CanRun(wide, factor)
+            ? RootMeanSquare.Apply(wide, factor, form)
+            : RootMeanSquare.Reference(wide, factor, null, form);
         normal = wide.dtype == dtype ? normal : normal.to_type(dtype);
         return (scale == NormScale.Weight && factor is null ? normal * weight! : normal).MoveToOuterDisposeScope();
     }
