@@ -61,13 +61,18 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
     /// <returns>The same shape and dtype.</returns>
     public override Tensor forward(Tensor input)
     {
-        if (input.shape is not [.., var last] || last != width)
+        if (input.Dimensions == 0 || input.size(-1) != width)
         {
             throw new ArgumentException($"RmsNorm: the input must be [..., {width}]; got [{string.Join(", ", input.shape)}].", nameof(input));
         }
 
-        using var scope = NewDisposeScope();
         var dtype = input.dtype;
+        if (UseFusedKernels && scale == NormScale.Weight && dtype == ScalarType.Float32 && RootMeanSquare.CanRun(input, weight))
+        {
+            return RootMeanSquare.Apply(input, weight, form);
+        }
+
+        using var scope = NewDisposeScope();
         var wide = dtype is ScalarType.Float64 or ScalarType.Float32 ? input : input.to_type(ScalarType.Float32);
 
         // What multiplies before the cast: a factor of 1 + weight, and a weight where there is no cast.

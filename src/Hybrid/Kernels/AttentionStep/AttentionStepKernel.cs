@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
@@ -90,6 +91,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
 
     private readonly AttentionStepSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var scores = stackalloc float[AttentionStepSizes.BlockKeys];
@@ -102,6 +104,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
     }
 
     /// <summary>Joins the units of all queries.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Join()
     {
         for (var unit = 0; unit < sizes.Units; unit += sizes.Chunks)
@@ -118,6 +121,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Mix(int row, int head, int chunk, float* results, float* scores, float* widened)
     {
         for (var query = 0; query < sizes.Members * sizes.Time; query++)
@@ -155,6 +159,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
     }
 
     /// <summary>Some rows of keys or values in float32: those of the cache themselves, or <paramref name="widened"/> filled from them.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static float* Rows(
         byte* cache, (long Row, long Head, long Token) strides, int row, int head, long slot, int count, int width, float* widened, out long stride)
     {
@@ -186,6 +191,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
     }
 
     /// <summary>Turns the scores of a block into weights, and moves the maximum and the sum of a query. Returns what its older weights lose.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private float Weights(float* query, float* keys, long stride, int count, float* weights, float* result)
     {
         Products(query, keys, stride, count, weights);
@@ -221,6 +227,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
     }
 
     /// <summary>The products of a query with keys, four keys at a time.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Products(float* query, float* keys, long stride, int count, float* products)
     {
         var (width, lanes) = (sizes.KeyWidth, TLane.Count);
@@ -272,6 +279,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
     }
 
     /// <summary>o' = decay o + sum of weights times values; four registers of o, so that an addition need not wait for the one before it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Add(float* values, long stride, int count, float* weights, float decay, float* mixed)
     {
         var (width, lanes) = (sizes.ValueWidth, TLane.Count);
@@ -321,6 +329,7 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
     }
 
     /// <summary>The mixed values of one query over all its units.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Join(float* results, float* output)
     {
         var highest = LowestMaximum;

@@ -44,6 +44,7 @@ internal static unsafe class FourTapKernel<TLane>
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Forward<TEdge>(in ConvInputs p, RowView y, int row, int start, int count, int channel, TEdge edge)
         where TEdge : struct, ILaneEdge
     {
@@ -62,6 +63,7 @@ internal static unsafe class FourTapKernel<TLane>
     /// With dp_t the gradient before the activation: d tap_k += dp_t x_(t-3+k), and x_(t-3), which no output after t is made of, gets
     /// sum_k tap_k dp_(t-k). The dp of the three steps after the tile are computed for its last inputs, and again for their own tile.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Backward<TEdge>(in ConvInputs p, in ConvGradients g, int part, int row, int start, int count, int channel, TEdge edge)
         where TEdge : struct, ILaneEdge
     {

@@ -5,15 +5,12 @@ namespace Hybrid.Kernels.Cpu;
 /// <summary>A tensor [..., width] as rows at equal distances, such as a slice of a wider tensor that a layer cut in parts.</summary>
 internal static class StridedRows
 {
-    /// <summary>The tensor itself where it is such rows with their elements next to each other, else a contiguous copy.</summary>
-    public static Tensor Of(Tensor tensor) => tensor.is_contiguous() || Distance(tensor.shape, tensor.stride()) is not null ? tensor : tensor.contiguous();
+    /// <summary>Null where a tensor is such rows with their elements next to each other; else a contiguous copy, which the caller frees.</summary>
+    public static Tensor? CopyUnlessRows(Tensor? tensor) =>
+        tensor is null || tensor.is_contiguous() || Distance(tensor.shape, tensor.stride()) is not null ? null : tensor.contiguous();
 
     /// <summary>Elements from one row of such a tensor to the next.</summary>
-    public static long Stride(Tensor tensor)
-    {
-        var shape = tensor.shape;
-        return tensor.is_contiguous() ? shape[^1] : Distance(shape, tensor.stride())!.Value;
-    }
+    public static long Stride(Tensor tensor) => tensor.is_contiguous() ? tensor.size(-1) : Distance(tensor.shape, tensor.stride())!.Value;
 
     /// <summary>The distance of the rows, or null where they are at several or their elements are apart.</summary>
     private static long? Distance(long[] shape, long[] strides)

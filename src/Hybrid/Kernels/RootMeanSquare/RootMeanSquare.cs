@@ -95,13 +95,13 @@ internal static unsafe class RootMeanSquare
     /// <returns>The shape of <paramref name="x"/>, in the current dispose scope.</returns>
     public static Tensor Apply(Tensor x, Tensor? weight, NormForm form, Tensor? gate = null)
     {
-        using var scope = NewDisposeScope();
-        var (input, scale) = (StridedRows.Of(x), weight?.contiguous() ?? ones(x.size(-1)));
-        var factor = gate is null ? null : StridedRows.Of(gate);
-        var y = !is_grad_enabled() ? Forward(input, scale, factor, form)
+        using var inputCopy = StridedRows.CopyUnlessRows(x);
+        using var gateCopy = StridedRows.CopyUnlessRows(gate);
+        using var weightCopy = weight is null ? ones(x.size(-1)) : TensorMemory.CopyUnlessContiguous(weight);
+        var (input, factor, scale) = (inputCopy ?? x, gateCopy ?? gate, weightCopy ?? weight!);
+        return !is_grad_enabled() ? Forward(input, scale, factor, form)
             : factor is null ? Normalisation.apply(form, input, scale)
             : Normalisation.apply(form, input, scale, factor);
-        return y.MoveToOuterDisposeScope();
     }
 
     private static Tensor Forward(Tensor x, Tensor weight, Tensor? gate, NormForm form)
@@ -231,9 +231,10 @@ internal static unsafe class RootMeanSquare
             }
 
             var form = (NormForm)ctx.get_data(nameof(NormForm));
+            var upstream = StridedRows.CopyUnlessRows(grad_output) ?? grad_output;
             var gradients = RecordedGradient.IsWanted
                 ? RecordedGradient.Of(x => [Reference(x[0]!, x[1], x.ElementAtOrDefault(2), form)], saved, [grad_output])
-                : Backward(saved[0], saved[1], saved.ElementAtOrDefault(2), form, StridedRows.Of(grad_output));
+                : Backward(saved[0], saved[1], saved.ElementAtOrDefault(2), form, upstream);
             return [null!, .. gradients.Take(saved.Count).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
     }

@@ -78,6 +78,7 @@ internal readonly unsafe struct RootMeanSquareForward<TLane, TGate>(RootMeanSqua
 {
     private readonly RootMeanSquareSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var (first, end) = sizes.Locate(part);
@@ -94,6 +95,7 @@ internal readonly unsafe struct RootMeanSquareForward<TLane, TGate>(RootMeanSqua
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Normalise(float* x, float* z, float* w, float* y)
     {
         var (width, lanes) = (sizes.GroupWidth, TLane.Count);
@@ -168,6 +170,7 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane, TGate>(RootMeanSqu
 {
     private readonly RootMeanSquareSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var (first, end) = sizes.Locate(part);
@@ -189,6 +192,7 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane, TGate>(RootMeanSqu
     }
 
     /// <summary>r, and mean(g n).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private (float Scale, float Mean) Statistics(float* x, float* z, float* dy, float* w, float* dx, float* dz)
     {
         var (width, lanes) = (sizes.GroupWidth, TLane.Count);
@@ -228,6 +232,7 @@ internal readonly unsafe struct RootMeanSquareBackward<TLane, TGate>(RootMeanSqu
         return TGate.BeforeNorm ? (u * silu, g) : (u, g * silu);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Gradients(float* x, float* dy, float* w, float* dx, float* dz, float* dw, float scale, float mean)
     {
         var (width, lanes) = (sizes.GroupWidth, TLane.Count);

@@ -41,6 +41,7 @@ internal readonly unsafe struct RotationKernel<TLane>(RotationSizes sizes) : IPa
 {
     private readonly RotationSizes sizes = sizes;
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public void Run(int part)
     {
         var end = Math.Min((part + 1) * sizes.PartVectors, sizes.Vectors);
@@ -58,6 +59,7 @@ internal readonly unsafe struct RotationKernel<TLane>(RotationSizes sizes) : IPa
     private static long Offset((long Row, long Head, long Token) strides, (long Row, long Head, long Token) place) =>
         (strides.Row * place.Row) + (strides.Head * place.Head) + (strides.Token * place.Token);
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Turn(float* x, float* cos, float* sin, float* y)
     {
         var (half, lanes) = (sizes.Half, TLane.Count);
