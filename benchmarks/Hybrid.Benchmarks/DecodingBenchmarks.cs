@@ -29,7 +29,7 @@ public class DecodingBenchmarks
         context = new MixerContext { State = state };
         token = tensor(new long[] { 17 }).view(1, 1);
         prompt = randint(0, model.Options.VocabSize, [1, Prompt], dtype: ScalarType.Int64);
-        reader = new MemoryReader(model.CountParameters() * sizeof(float));
+        reader = CreateReader(model);
     }
 
     [GlobalCleanup]
@@ -61,6 +61,8 @@ public class DecodingBenchmarks
         using var fresh = model.CreateState(1);
         model.NextTokenLogits(prompt, new MixerContext { State = fresh });
     }
+
+    private static MemoryReader CreateReader(CausalLanguageModel model) => new(model.CountParameters() * sizeof(float));
 
     private static CausalLanguageModel CreateModel()
     {
