@@ -61,5 +61,5 @@ internal sealed class RgLruLayer : nn.Module
     /// <param name="mask">Bool [B, T], false at padding, or null.</param>
     /// <returns>Output [B, T, E] and the state after the last real token [B, E].</returns>
     public (Tensor Y, Tensor FinalState) Run(Tensor input, Tensor? state, Tensor? firstTokens, Tensor? mask) => RgLru.Apply(
-        input, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, state, firstTokens, mask);
+        input, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, state, firstTokens, mask, stateGradient: false);
 }

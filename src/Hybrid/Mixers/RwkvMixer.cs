@@ -152,14 +152,14 @@ public sealed class RwkvMixer : SequenceMixer
         var restarts = PackedRows.Restarts(context.SequenceIds);
 
         var shift = new TokenShift(batch.Input, state?.LastToken, restarts);
-        var r = LinearStep.Apply(receptance, shift.Mix(receptanceShare)).sigmoid();      // [B, T, E]
+        var r = LinearStep.Apply(receptance, shift.Mix(receptanceShare));                // [B, T, E]
         var k = LinearStep.Apply(key, shift.Mix(keyShare));                              // [B, T, E]
         var v = LinearStep.Apply(value, shift.Mix(valueShare));                          // [B, T, E]
-        var (mean, sums) = Wkv.Apply(options.Form, Decay(shift), timeFirst, k, v, state?.Sums, batch.Mask, restarts);
+        var (y, sums) = Wkv.Apply(options.Form, Decay(shift), timeFirst, k, v, state?.Sums, batch.Mask, restarts, r, stateGradient: false);
 
         state?.Update(shift.Last(batch.Lengths), sums);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(LinearStep.Apply(output, r * mean)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(output, y)).MoveToOuterDisposeScope();
     }
 
     /// <summary>The raw decay w in the precision of the state: [B, T, E] where it depends on the data, else [E].</summary>

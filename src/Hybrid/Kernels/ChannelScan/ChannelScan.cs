@@ -10,23 +10,6 @@ namespace Hybrid.Kernels;
 /// </summary>
 internal static class ChannelScan
 {
-    /// <summary>A kernel that runs here: its name in the log, and the comparison with its reference.</summary>
-    /// <param name="Name">Name.</param>
-    /// <param name="SelfTest">Null where they agree, else how they differ.</param>
-    public sealed record Kernel(string Name, Func<string?> SelfTest);
-
-    /// <summary>True where a kernel can run on tensors like <paramref name="x"/>; otherwise the dispatcher logs why not.</summary>
-    public static bool CanRun(Kernel kernel, Tensor x)
-    {
-        if (LaneTasks.CanRun(x, out var reason) && KernelDispatcher.Agrees(kernel.Name, kernel.SelfTest, out reason))
-        {
-            return true;
-        }
-
-        KernelDispatcher.Refused(kernel.Name, reason);
-        return false;
-    }
-
     /// <summary>Runs a recurrence over time.</summary>
     /// <param name="cell">A step of it.</param>
     /// <param name="inputs">Each [B, T, E], or [B, T, nE], which is n inputs; null ones are none, but not the first.</param>

@@ -1,8 +1,12 @@
+using System.Runtime.CompilerServices;
 using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
 
-/// <summary>A scan of one batch row and one group of channels, step by step along the rows of the tensors.</summary>
+/// <summary>
+/// A scan of one batch row and one group of channels, step by step along the rows of the tensors. Calls are few and long, so both passes
+/// are compiled in full at once instead of after some dozens of calls.
+/// </summary>
 internal static unsafe class ChannelScanKernel<TLane, TCell>
     where TLane : struct, ILane<TLane>
     where TCell : unmanaged, IChannelCell
@@ -10,42 +14,40 @@ internal static unsafe class ChannelScanKernel<TLane, TCell>
     private const int K = ChannelScanSizes.ChunkSteps;
 
     /// <summary>Outputs and final states; keeps the states before every chunk for a backward pass.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Forward(TCell cell, in ChannelScanInputs p, in ChannelScanResults results, int row, int groupIndex)
     {
         var group = new Group(p.Sizes, row, groupIndex);
         var inputs = stackalloc float*[ChannelScanSizes.MostInputs];
-        var memory = stackalloc float[(ChannelScanSizes.MostStates + ChannelScanSizes.MostConstants) * ChannelScanSizes.MostGroupChannels];
-        var constants = memory + (TCell.States * group.Stride);
+        var states = stackalloc float[(ChannelScanSizes.MostStates + ChannelScanSizes.MostConstants + ChannelScanSizes.WorkRows) * group.Stride];
+        var constants = states + (ChannelScanSizes.MostStates * group.Stride);
         LoadConstants(p, group, constants);
-        LoadStates(p, group, memory);
+        LoadStates(p, group, states);
         var step = new ChannelStep<TLane>
         {
-            Inputs = inputs, Constants = constants, Before = memory, After = memory, Stride = group.Stride,
+            Count = group.Count, Stride = group.Stride, Inputs = inputs, Constants = constants, Before = states, After = states,
+            Work = constants + (ChannelScanSizes.MostConstants * group.Stride),
         };
         for (var t = 0; t < p.Sizes.Time; t++)
         {
             if (results.Boundaries != null && t % K == 0)
             {
-                LaneMemory.Copy(memory, group.Boundary(p.Sizes, results.Boundaries, t / K), group.Size);
+                LaneMemory.Copy(states, group.Boundary(p.Sizes, results.Boundaries, t / K), group.Size);
             }
 
             At(p, group, t, ref step);
             if (step.Restarts)
             {
-                Renew(group, memory);
+                Renew(group, states);
             }
 
-            var y = results.Y.At(row, t) + group.First;
-            for (var channel = 0; channel < group.Count; channel += TLane.Count)
-            {
-                (step.Channel, step.Width) = (channel, group.Count - channel);
-                LaneMemory.Store(cell.Forward(step), y + channel, step.Width);
-            }
+            step.Output = results.Y.At(row, t) + group.First;
+            cell.Forward(step);
         }
 
         for (var state = 0; state < TCell.States; state++)
         {
-            LaneMemory.Copy(memory + (state * group.Stride), results.Final[state] + group.ChannelAt, group.Count);
+            LaneMemory.Copy(states + (state * group.Stride), results.Final[state] + group.ChannelAt, group.Count);
         }
     }
 
@@ -53,15 +55,18 @@ internal static unsafe class ChannelScanKernel<TLane, TCell>
     /// All gradients. Chunks are taken from the last to the first; the states within a chunk are computed again from those before it, so
     /// that they are never stored for all of time.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static void Backward(TCell cell, in ChannelScanInputs p, in ChannelScanGradients g, int row, int groupIndex)
     {
         var group = new Group(p.Sizes, row, groupIndex);
         float** inputs = stackalloc float*[ChannelScanSizes.MostInputs], gradInputs = stackalloc float*[ChannelScanSizes.MostInputs];
         var constantSize = p.Sizes.Constants * group.Stride;
-        using var scratch = new Scratch(((K + 3) * group.Size) + (2 * constantSize));
+        using var scratch = new Scratch(((K + 3) * group.Size) + (2 * constantSize) + ((ChannelScanSizes.WorkRows + 1) * group.Stride));
         float* states = scratch.Take((K + 1) * group.Size), fresh = scratch.Take(group.Size), gradStates = scratch.Take(group.Size);
         float* constants = scratch.Take(constantSize), gradConstants = scratch.Take(constantSize);
+        float* work = scratch.Take(ChannelScanSizes.WorkRows * group.Stride), zeros = scratch.Take(group.Stride);
         LoadConstants(p, group, constants);
+        LaneMemory.Clear(zeros, group.Stride);
         LaneMemory.Clear(gradConstants, constantSize);
         LaneMemory.Clear(gradStates, group.Size);
         Renew(group, fresh);
@@ -72,7 +77,8 @@ internal static unsafe class ChannelScanKernel<TLane, TCell>
 
         var step = new ChannelStep<TLane>
         {
-            Inputs = inputs, GradInputs = gradInputs, Constants = constants, GradConstants = gradConstants, GradStates = gradStates, Stride = group.Stride,
+            Count = group.Count, Stride = group.Stride, Inputs = inputs, GradInputs = gradInputs, Constants = constants, GradConstants = gradConstants,
+            GradStates = gradStates, Work = work,
         };
         for (var chunk = p.Sizes.Chunks - 1; chunk >= 0; chunk--)
         {
@@ -83,11 +89,7 @@ internal static unsafe class ChannelScanKernel<TLane, TCell>
                 At(p, group, start + i, ref step);
                 step.Before = step.Restarts ? fresh : states + (i * group.Size);
                 step.After = states + ((i + 1) * group.Size);
-                for (step.Channel = 0; step.Channel < group.Count; step.Channel += TLane.Count)
-                {
-                    step.Width = group.Count - step.Channel;
-                    cell.Advance(step);
-                }
+                cell.Advance(step);
             }
 
             for (var i = count - 1; i >= 0; i--)
@@ -100,13 +102,8 @@ internal static unsafe class ChannelScanKernel<TLane, TCell>
                     gradInputs[input] = g.Inputs[input].Exists ? g.Inputs[input].At(row, start + i) + group.First : null;
                 }
 
-                var gradient = g.Y.Exists ? g.Y.At(row, start + i) + group.First : null;
-                for (var channel = 0; channel < group.Count; channel += TLane.Count)
-                {
-                    (step.Channel, step.Width) = (channel, group.Count - channel);
-                    cell.Backward(step, gradient == null ? TLane.Zero : LaneMemory.Load<TLane>(gradient + channel, step.Width));
-                }
-
+                step.GradOutput = g.Y.Exists ? g.Y.At(row, start + i) + group.First : zeros;
+                cell.Backward(step);
                 if (step.Restarts)
                 {
                     LaneMemory.Clear(gradStates, group.Size);

@@ -40,7 +40,10 @@ internal readonly struct ChannelScanSizes
     public const int MostInputs = 4;
     public const int MostConstants = 4;
     public const int MostStates = 3;
-    public const int MostGroupChannels = 512;
+
+    /// <summary>Rows of memory that a step has to itself.</summary>
+    public const int WorkRows = 3;
+    private const int MostGroupChannels = 512;
     private const int FewestGroupChannels = 64;
     private const int WidestLane = 16;
 

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Hybrid.Kernels.Cpu;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -7,7 +8,7 @@ namespace Hybrid.Kernels;
 public static partial class LinearRecurrence
 {
     /// <summary>The SIMD kernel.</summary>
-    internal static ChannelScan.Kernel CpuKernel { get; } = new("LinearRecurrence.Cpu", CpuSelfTest);
+    internal static CpuKernel Simd { get; } = new("LinearRecurrence.Cpu", CpuSelfTest);
 
     /// <summary>The recurrence as one SIMD pass over time.</summary>
     internal static (Tensor Y, Tensor FinalState) Cpu(
@@ -33,38 +34,55 @@ public static partial class LinearRecurrence
     /// <summary>h = e^g h + x; y = h. Inputs x, g.</summary>
     private readonly struct Cell : IChannelCell
     {
+        private const int X = 0, LogDecay = 1;
+
         public static int States => 1;
 
         public static float Fresh(int state) => 0;
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization | MethodImplOptions.NoInlining)]
         public void Advance<TLane>(in ChannelStep<TLane> step)
-            where TLane : struct, ILane<TLane> => Forward(step);
-
-        public TLane Forward<TLane>(in ChannelStep<TLane> step)
             where TLane : struct, ILane<TLane>
         {
-            var h = step.StateBefore(0);
-            h = step.IsReal ? TLane.MultiplyAdd(LaneMath.Exp(step.Input(1)), h, step.Input(0)) : h;
-            step.SetState(0, h);
-            return h;
-        }
-
-        public void Backward<TLane>(in ChannelStep<TLane> step, TLane gradient)
-            where TLane : struct, ILane<TLane>
-        {
-            var flow = step.GradState(0) + gradient;
             if (!step.IsReal)
             {
-                step.SetGradInput(0, TLane.Zero);
-                step.SetGradInput(1, TLane.Zero);
-                step.SetGradState(0, flow);
+                step.KeepStates(States);
                 return;
             }
 
-            var passed = flow * LaneMath.Exp(step.Input(1));
-            step.SetGradInput(0, flow);
-            step.SetGradInput(1, passed * step.StateBefore(0));
-            step.SetGradState(0, passed);
+            for (var c = 0; c < step.Count; c += TLane.Count)
+            {
+                step.SetState(0, c, TLane.MultiplyAdd(LaneMath.Exp(step.Input(LogDecay, c)), step.StateBefore(0, c), step.Input(X, c)));
+            }
+        }
+
+        public void Forward<TLane>(in ChannelStep<TLane> step)
+            where TLane : struct, ILane<TLane>
+        {
+            Advance(step);
+            step.OutputState(0);
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization | MethodImplOptions.NoInlining)]
+        public void Backward<TLane>(in ChannelStep<TLane> step)
+            where TLane : struct, ILane<TLane>
+        {
+            if (!step.IsReal)
+            {
+                step.AddGradOutput(0);
+                step.ClearGradInput(X);
+                step.ClearGradInput(LogDecay);
+                return;
+            }
+
+            for (var c = 0; c < step.Count; c += TLane.Count)
+            {
+                var flow = step.GradState(0, c) + step.Gradient(c);
+                var passed = flow * LaneMath.Exp(step.Input(LogDecay, c));
+                step.SetGradInput(X, c, flow);
+                step.SetGradInput(LogDecay, c, passed * step.StateBefore(0, c));
+                step.SetGradState(0, c, passed);
+            }
         }
     }
 }

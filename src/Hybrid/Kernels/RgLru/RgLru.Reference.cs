@@ -10,6 +10,17 @@ public static partial class RgLru
     // The smallest normal float32. A gate that is exactly 0 makes 1 - a^2 exactly 0, where the root has no derivative.
     private const double SmallestSquare = 1.1754944e-38;
 
+    /// <summary>The unit from plain tensor operations, on any device, differentiable by autograd.</summary>
+    internal static (Tensor Y, Tensor FinalState) Reference(
+        Tensor x, Tensor inputGateWeight, Tensor inputGateBias, Tensor recurrentGateWeight, Tensor recurrentGateBias, Tensor recurrentParam,
+        Tensor? initialState, Tensor? firstTokens, Tensor? mask)
+    {
+        var (logDecay, input) = Coefficients(
+            x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, firstTokens);
+        var (y, state) = LinearRecurrence.Reference(input, logDecay, initialState, mask, firstTokens);
+        return (y.to_type(x.dtype), state);
+    }
+
     /// <summary>
     /// The recurrence behind the gates, [B, T, E] each: log a_t, and the driving term sqrt(1 - a_t^2) i_t x_t, whose factor is 1 at first
     /// tokens. 1 - a^2 is -expm1(2 log a), which is exact where a is close to 1.

@@ -22,7 +22,8 @@ public static partial class Wkv
     /// of the maximum itself, so that huge keys cost no precision.
     /// </remarks>
     internal static (Tensor Y, WkvState FinalState) Reference(
-        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart)
+        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, Tensor? receptance, WkvState? initialState, Tensor? mask,
+        Tensor? restart)
     {
         var dtype = key.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var shape = key.shape;
@@ -47,7 +48,9 @@ public static partial class Wkv
         var passed = form == WkvForm.DataDependent ? steps : Split(Fill(zeros_like(logWeight), starts, double.NegativeInfinity), 0);
         var y = WeightedMean(previous, before, passed, current, bonus.to_type(dtype), values, form == WkvForm.DataDependent ? Epsilon : 0);
         var final = finalSums.unbind(1);
-        return (y.reshape(batch, -1, channels).narrow(1, 0, time).to_type(key.dtype), new(final[0], final[1], finalMaximum));
+        y = y.reshape(batch, -1, channels).narrow(1, 0, time);
+        y = receptance is null ? y : y * receptance.to_type(dtype).sigmoid();
+        return (y.to_type(key.dtype), new(final[0], final[1], finalMaximum));
     }
 
     private static Tensor LogDecay(WkvForm form, Tensor decay) => form == WkvForm.Rwkv4 ? decay.exp().neg() : decay.softplus().neg();

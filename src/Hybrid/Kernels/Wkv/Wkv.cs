@@ -47,6 +47,11 @@ public static partial class Wkv
     /// <param name="initialState">The sums before the first step; null for none.</param>
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from nothing; null means none.</param>
+    /// <param name="receptance">Raw receptance r [B, T, E], which makes the output <c>sigmoid(r_t) y_t</c>; null means none.</param>
+    /// <param name="stateGradient">
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of
+    /// the graph.
+    /// </param>
     /// <returns>Output [B, T, E] in the dtype of <paramref name="key"/>, and the state after the last step.</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor Y, WkvState FinalState) Apply(
@@ -57,11 +62,15 @@ public static partial class Wkv
         Tensor value,
         WkvState? initialState = null,
         Tensor? mask = null,
-        Tensor? restart = null)
+        Tensor? restart = null,
+        Tensor? receptance = null,
+        bool stateGradient = true)
     {
-        Validate(form, decay, bonus, key, value, initialState, mask, restart);
+        Validate(form, decay, bonus, key, value, initialState, mask, restart, receptance);
         using var scope = NewDisposeScope();
-        var (y, state) = Reference(form, decay, bonus, key, value, initialState, mask, restart);
+        var (y, state) = Simd.CanRun(key)
+            ? Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient)
+            : Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart);
         return (
             y.MoveToOuterDisposeScope(),
             new(
@@ -71,7 +80,8 @@ public static partial class Wkv
     }
 
     private static void Validate(
-        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart)
+        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart,
+        Tensor? receptance)
     {
         var shape = key.shape;
         if (shape.Length != 3 || shape.Any(size => size < 1))
@@ -85,6 +95,7 @@ public static partial class Wkv
         Require("value", value, shape);
         Require("mask", mask, batch, time);
         Require("restart", restart, batch, time);
+        Require("receptance", receptance, shape);
         if (initialState is { } state)
         {
             Require("initialState.Numerator", state.Numerator, batch, channels);
