@@ -8,10 +8,11 @@ namespace Hybrid.Kernels;
 /// <param name="SelfTest">Compares the two; null where they agree, else how they differ.</param>
 internal sealed record CpuKernel(string Name, Func<string?> SelfTest)
 {
-    /// <summary>True where the kernel can run on tensors like <paramref name="x"/>; otherwise the dispatcher logs why not.</summary>
-    public bool CanRun(Tensor x)
+    /// <summary>True where the kernel can run on the tensors of a call; otherwise the dispatcher logs why not.</summary>
+    /// <param name="tensors">All of them under their names; null ones are none.</param>
+    public bool CanRun(params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
-        if (LaneTasks.CanRun(x, out var reason) && KernelDispatcher.Agrees(Name, SelfTest, out reason))
+        if (LaneTasks.CanRun(out var reason, tensors) && KernelDispatcher.Agrees(Name, SelfTest, out reason))
         {
             return true;
         }

@@ -139,13 +139,11 @@ public sealed class GruMixer : SequenceMixer
     /// <summary>One layer: input [B, T, D or E] and state [B, E], or null, to [B, T, E].</summary>
     private static Tensor Layer(GRU layer, Tensor x, Tensor? hidden)
     {
-        if (!GatedRecurrentUnit.Simd.CanRun(x))
-        {
-            return layer.call(x, hidden?.to_type(x.dtype).unsqueeze(0).contiguous()).Item1;
-        }
-
-        var projected = LinearStep.Linear(x, Weight("weight_ih_l0")!, Weight("bias_ih_l0"));
-        return GatedRecurrentUnit.Apply(projected, Weight("weight_hh_l0")!, Weight("bias_hh_l0"), hidden);
+        var (inputWeight, inputBias) = (Weight("weight_ih_l0")!, Weight("bias_ih_l0"));
+        var (weight, bias) = (Weight("weight_hh_l0")!, Weight("bias_hh_l0"));
+        return GatedRecurrentUnit.Simd.CanRun(("x", x), ("weight", weight), ("hidden", hidden))
+            ? GatedRecurrentUnit.Apply(LinearStep.Linear(x, inputWeight, inputBias), weight, bias, hidden)
+            : layer.call(x, hidden?.to_type(x.dtype).unsqueeze(0).contiguous()).Item1;
 
         Parameter? Weight(string name) => layer.get_parameter(name);
     }

@@ -17,10 +17,12 @@ internal static class ChannelScan
     /// <param name="initial">The states before the first step, each [B, E]; empty for fresh ones.</param>
     /// <param name="mask">Bool [B, T], false at padding, or null.</param>
     /// <param name="restart">Bool [B, T], true at first tokens, or null.</param>
+    /// <param name="reference">The same from plain tensor operations: y and final states, for derivatives of gradients.</param>
     /// <param name="differentiableStates">The first so many final states are outputs to autograd; the others are constants to it.</param>
     /// <returns>y [B, T, E] in the dtype of the first input, and the states after the last step, each [B, E].</returns>
     public static (Tensor Y, Tensor[] Final) Run<TCell>(
-        TCell cell, Tensor?[] inputs, Tensor[] constants, Tensor[] initial, Tensor? mask, Tensor? restart, int differentiableStates)
+        TCell cell, Tensor?[] inputs, Tensor[] constants, Tensor[] initial, Tensor? mask, Tensor? restart,
+        Func<ChannelScanTensors, Tensor[]> reference, int differentiableStates)
         where TCell : unmanaged, IChannelCell
     {
         var dtype = inputs[0]!.dtype;
@@ -36,7 +38,7 @@ internal static class ChannelScan
         }
 
         var results = Recorded<TCell>.apply(
-            [new Call<TCell>(cell, x, sizes, final, differentiableStates), .. x.All.Where(tensor => tensor is not null).Cast<object>()]);
+            [new Call<TCell>(cell, x, sizes, final, reference, differentiableStates), .. x.All.Where(tensor => tensor is not null).Cast<object>()]);
         return (results[0].to_type(dtype), [.. results.Skip(1), .. final.Skip(differentiableStates)]);
 
         static Tensor Whole(Tensor tensor) => tensor.to_type(ScalarType.Float32).contiguous();
@@ -90,10 +92,11 @@ internal static class ChannelScan
     }
 
     /// <summary>What a recorded scan gets besides its tensors, which it needs as arguments of their own.</summary>
-    private sealed record Call<TCell>(TCell Cell, ChannelScanTensors Tensors, ChannelScanSizes Sizes, Tensor[] Final, int DifferentiableStates);
+    private sealed record Call<TCell>(
+        TCell Cell, ChannelScanTensors Tensors, ChannelScanSizes Sizes, Tensor[] Final, Func<ChannelScanTensors, Tensor[]> Reference, int DifferentiableStates);
 
     /// <summary>What the backward pass needs besides the saved tensors. The sizes are kept, as the number of threads may have changed.</summary>
-    private sealed record Kept<TCell>(TCell Cell, ChannelScanLayout Layout, ChannelScanSizes Sizes);
+    private sealed record Kept<TCell>(TCell Cell, ChannelScanLayout Layout, ChannelScanSizes Sizes, Func<ChannelScanTensors, Tensor[]> Reference);
 
     /// <summary>
     /// A scan with a backward pass that keeps the inputs and the states at chunk boundaries. A final state is an output only where it can
@@ -112,7 +115,7 @@ internal static class ChannelScan
             var boundaries = Uninitialised(call.Sizes.BoundaryCount);
             var y = Forward(call.Cell, call.Tensors, call.Sizes, call.Final, boundaries);
             ctx.save_for_backward([.. vars.Skip(1).Cast<Tensor>(), boundaries]);
-            ctx.save_data(Key, new Kept<TCell>(call.Cell, call.Tensors.Layout, call.Sizes));
+            ctx.save_data(Key, new Kept<TCell>(call.Cell, call.Tensors.Layout, call.Sizes, call.Reference));
 
             // TorchSharp would make the zeros from tensors of the caller's scope, which may be gone by then.
             ctx.set_materialize_grads(false);
@@ -122,14 +125,23 @@ internal static class ChannelScan
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs)
         {
             using var scope = NewDisposeScope();
-            var (cell, layout, sizes) = (Kept<TCell>)ctx.get_data(Key);
+            var kept = (Kept<TCell>)ctx.get_data(Key);
             var saved = ctx.get_saved_variables();
+            var x = ChannelScanTensors.From(saved, kept.Layout);
+            var gradients = RecordedGradient.IsWanted
+                ? RecordedGradient.Of(all => kept.Reference(x.With(all)), x.All, grad_outputs)
+                : Gradients(kept, x, saved[^1], grad_outputs);
+            return [null!, .. gradients.Where((_, i) => kept.Layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+        }
+
+        private static Tensor?[] Gradients(Kept<TCell> kept, ChannelScanTensors x, Tensor boundaries, List<Tensor> grad_outputs)
+        {
             var gradY = grad_outputs[0].IsInvalid ? null : RowView.Of(grad_outputs[0]);
-            var gradFinal = grad_outputs.Skip(1).Any(gradient => !gradient.IsInvalid)
-                ? grad_outputs.Skip(1).Select(gradient => gradient.IsInvalid ? zeros([sizes.Batch, sizes.Channels], dtype: ScalarType.Float32) : gradient.contiguous()).ToArray()
-                : [];
-            var gradients = Backward(cell, ChannelScanTensors.From(saved, layout), sizes, saved[^1], gradY, gradFinal);
-            return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+            var gradFinal = grad_outputs.Skip(1).Select(gradient => gradient.IsInvalid ? null : gradient.contiguous()).ToArray();
+            var none = gradFinal.All(gradient => gradient is null);
+            return Backward(
+                kept.Cell, x, kept.Sizes, boundaries, gradY,
+                none ? [] : [.. gradFinal.Select(gradient => gradient ?? zeros(kept.Sizes.Batch, kept.Sizes.Channels))]);
         }
     }
 }

@@ -17,17 +17,21 @@ internal sealed record ChannelScanTensors(
     /// <summary>All tensors, in the order of the constructor; null where there is none.</summary>
     public Tensor?[] All => [.. Inputs, .. Constants, .. Initial, Mask, Restart];
 
-    /// <summary>How <see cref="From"/> finds them again.</summary>
+    /// <summary>What tells the tensors that there are apart again.</summary>
     public ChannelScanLayout Layout => new([.. All.Select(tensor => tensor is not null)], Inputs.Length, Constants.Length, Channels);
 
     /// <summary>From the tensors that there are, in the order of <see cref="All"/>.</summary>
     public static ChannelScanTensors From(IReadOnlyList<Tensor> present, ChannelScanLayout layout)
     {
         var next = 0;
-        var all = layout.Present.Select(isPresent => isPresent ? present[next++] : null).ToArray();
-        var states = layout.Inputs + layout.Constants;
-        return new(all[..layout.Inputs], [.. all[layout.Inputs..states]!], [.. all[states..^2]!], all[^2], all[^1], layout.Channels);
+        return From([.. layout.Present.Select(isPresent => isPresent ? present[next++] : null)], layout.Inputs, layout.Constants, layout.Channels);
     }
+
+    /// <summary>The same scan of other tensors, in the order of <see cref="All"/>.</summary>
+    public ChannelScanTensors With(IReadOnlyList<Tensor?> all) => From([.. all], Inputs.Length, Constants.Length, Channels);
+
+    private static ChannelScanTensors From(Tensor?[] all, int inputs, int constants, int channels) => new(
+        all[..inputs], [.. all[inputs..(inputs + constants)]!], [.. all[(inputs + constants)..^2]!], all[^2], all[^1], channels);
 }
 
 /// <summary>Which tensors of a scan there are.</summary>

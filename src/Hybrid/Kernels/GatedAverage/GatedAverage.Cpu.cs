@@ -15,8 +15,14 @@ public static partial class GatedAverage
         Tensor valuesAndGates, Tensor decay, Tensor? logits, Tensor? initialState, Tensor? mask, Tensor? restart, bool stateGradient = true)
     {
         var (y, final) = ChannelScan.Run(
-            default(Cell), [valuesAndGates, logits], [decay], initialState is null ? [] : [initialState], mask, restart, stateGradient ? 1 : 0);
+            default(Cell), [valuesAndGates, logits], [decay], initialState is null ? [] : [initialState], mask, restart, Composed, stateGradient ? 1 : 0);
         return (y, final[0]);
+
+        static Tensor[] Composed(ChannelScanTensors x)
+        {
+            var (y, state) = Reference(x.Inputs[0]!, x.Constants[0], x.Inputs[1], x.Initial.FirstOrDefault(), x.Mask, x.Restart);
+            return [y, state];
+        }
     }
 
     /// <summary>Results and gradients of a small ragged average, against the reference in float64.</summary>

@@ -32,7 +32,9 @@ public static partial class GatedAverage
     {
         Validate(valuesAndGates, decay, logits, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = Simd.CanRun(valuesAndGates)
+        var canRun = Simd.CanRun(
+            ("valuesAndGates", valuesAndGates), ("decay", decay), ("logits", logits), ("initialState", initialState), ("mask", mask), ("restart", restart));
+        var (y, state) = canRun
             ? Cpu(valuesAndGates, decay, logits, initialState, mask, restart, stateGradient)
             : Reference(valuesAndGates, decay, logits, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());

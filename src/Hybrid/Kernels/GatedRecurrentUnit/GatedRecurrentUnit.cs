@@ -64,6 +64,25 @@ internal static unsafe class GatedRecurrentUnit
         }
     }
 
+    /// <summary>The recurrence from plain tensor operations, for derivatives of gradients: of p, W_h, b_h and the initial state.</summary>
+    private static Tensor Reference(IReadOnlyList<Tensor?> x)
+    {
+        var shape = x[0]!.shape;
+        var width = shape[2] / 3;
+        var h = x[3] ?? zeros(shape[0], width);
+        var outputs = new List<Tensor>();
+        foreach (var step in x[0]!.unbind(1))
+        {
+            var (input, recurrent) = (step.chunk(3, -1), nn.functional.linear(h, x[1]!, x[2]).chunk(3, -1));
+            var (reset, update) = ((input[0] + recurrent[0]).sigmoid(), (input[1] + recurrent[1]).sigmoid());
+            var fresh = (input[2] + (reset * recurrent[2])).tanh();
+            h = fresh + (update * (h - fresh));
+            outputs.Add(h);
+        }
+
+        return stack(outputs, 1);
+    }
+
     /// <summary>h after every step, from p, W_h, b_h and the initial state.</summary>
     private static Tensor Forward(Tensor?[] x)
     {
@@ -147,8 +166,10 @@ internal static unsafe class GatedRecurrentUnit
             }
 
             var all = All(inputs, (bool)ctx.get_data(HasBias));
-            var gradients = Backward(all, saved[^1], RowView.Of(grad_output));
-            return [null!, .. gradients.Where((_, i) => all[i] is not null).Select(gradient => gradient!.MoveToOuterDisposeScope())];
+            var gradients = RecordedGradient.IsWanted
+                ? RecordedGradient.Of(tensors => [Reference(tensors)], all, [grad_output])
+                : Backward(all, saved[^1], RowView.Of(grad_output));
+            return [null!, .. gradients.Where((_, i) => all[i] is not null).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
 
         /// <summary>p, W_h, b_h and the initial state, null where there is none.</summary>

@@ -25,7 +25,7 @@ public static partial class LinearRecurrence
     {
         Validate(x, logDecay, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = Simd.CanRun(x)
+        var (y, state) = Simd.CanRun(("x", x), ("logDecay", logDecay), ("initialState", initialState), ("mask", mask), ("restart", restart))
             ? Cpu(x, logDecay, initialState, mask, restart, stateGradient)
             : Reference(x, logDecay, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());

@@ -18,8 +18,17 @@ public static partial class RgLru
         var rate = recurrentParam.to_type(ScalarType.Float32).softplus() * -Exponent;
         var (y, final) = ChannelScan.Run(
             default(Cell), [x, GateProducts(x, inputGateWeight, recurrentGateWeight)], [rate, inputGateBias.flatten(), recurrentGateBias.flatten()],
-            initialState is null ? [] : [initialState], mask, firstTokens, stateGradient ? 1 : 0);
+            initialState is null ? [] : [initialState], mask, firstTokens, Composed, stateGradient ? 1 : 0);
         return (y, final[0]);
+
+        static Tensor[] Composed(ChannelScanTensors x)
+        {
+            var products = x.Inputs[1]!.chunk(2, -1);
+            var (logDecay, input) = Coefficients(
+                x.Inputs[0]!, (products[0] + x.Constants[1]).sigmoid(), (products[1] + x.Constants[2]).sigmoid(), x.Constants[0], x.Restart);
+            var (y, state) = LinearRecurrence.Reference(input, logDecay, x.Initial.FirstOrDefault(), x.Mask, x.Restart);
+            return [y, state];
+        }
     }
 
     /// <summary>x W_i next to x W_r, [B, T, 2E]: one product of every block of x with both.</summary>

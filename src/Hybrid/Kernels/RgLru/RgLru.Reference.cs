@@ -29,17 +29,22 @@ public static partial class RgLru
         Tensor x, Tensor inputGateWeight, Tensor inputGateBias, Tensor recurrentGateWeight, Tensor recurrentGateBias, Tensor recurrentParam, Tensor? firstTokens)
     {
         var dtype = x.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
-        var inputGate = Gate(x, inputGateWeight, inputGateBias, dtype);
-        var recurrentGate = Gate(x, recurrentGateWeight, recurrentGateBias, dtype);
+        return Coefficients(
+            x.to_type(dtype), Gate(x, inputGateWeight, inputGateBias, dtype), Gate(x, recurrentGateWeight, recurrentGateBias, dtype),
+            recurrentParam.to_type(dtype).softplus() * -Exponent, firstTokens);
+    }
 
-        var logDecay = recurrentGate * (recurrentParam.to_type(dtype).softplus() * -Exponent);
+    /// <summary>The same from the gates [B, T, E] and the rate -8 softplus(p) [E].</summary>
+    private static (Tensor LogDecay, Tensor Input) Coefficients(Tensor x, Tensor inputGate, Tensor recurrentGate, Tensor rate, Tensor? firstTokens)
+    {
+        var logDecay = recurrentGate * rate;
         var multiplier = (logDecay * 2).expm1().neg().clamp_min(SmallestSquare).sqrt();
         if (firstTokens is not null)
         {
             multiplier = multiplier.masked_fill(firstTokens.unsqueeze(-1), 1);
         }
 
-        return (logDecay, multiplier * inputGate * x.to_type(dtype));
+        return (logDecay, multiplier * inputGate * x);
     }
 
     /// <summary>sigmoid(x W + b) with block-diagonal W: [B, T, E].</summary>

@@ -43,7 +43,11 @@ public static partial class RgLru
     {
         Validate(x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask);
         using var scope = NewDisposeScope();
-        var (y, state) = Simd.CanRun(x)
+        var canRun = Simd.CanRun(
+            ("x", x), ("inputGateWeight", inputGateWeight), ("inputGateBias", inputGateBias), ("recurrentGateWeight", recurrentGateWeight),
+            ("recurrentGateBias", recurrentGateBias), ("recurrentParam", recurrentParam), ("initialState", initialState), ("firstTokens", firstTokens),
+            ("mask", mask));
+        var (y, state) = canRun
             ? Cpu(
                 x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask, stateGradient)
             : Reference(

@@ -19,8 +19,16 @@ public static partial class Wkv
         Tensor[] constants = dataDependent ? [bonus] : [bonus, LogDecay(form, decay.to_type(ScalarType.Float32))];
         var (y, final) = ChannelScan.Run(
             new Cell(form), [key, value, receptance, dataDependent ? decay : null], constants, initialState is { } state ? States(state) : [], mask, restart,
-            stateGradient ? 2 : 0);
+            Composed, stateGradient ? 2 : 0);
         return (y, new(final[0], final[1], final[2]));
+
+        Tensor[] Composed(ChannelScanTensors x)
+        {
+            var logDecay = dataDependent ? LogDecay(form, x.Inputs[3]!) : x.Constants[1];
+            WkvState? state = x.Initial.Length == 0 ? null : new(x.Initial[0], x.Initial[1], x.Initial[2]);
+            var (mean, sums) = Reference(dataDependent, logDecay, x.Constants[0], x.Inputs[0]!, x.Inputs[1]!, x.Inputs[2], state, x.Mask, x.Restart);
+            return [mean, sums.Numerator, sums.Denominator];
+        }
     }
 
     /// <summary>The sums relative to the maximum as a constant; gradients of a given maximum go into the sums.</summary>

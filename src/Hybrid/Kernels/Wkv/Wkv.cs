@@ -68,7 +68,11 @@ public static partial class Wkv
     {
         Validate(form, decay, bonus, key, value, initialState, mask, restart, receptance);
         using var scope = NewDisposeScope();
-        var (y, state) = Simd.CanRun(key)
+        var canRun = Simd.CanRun(
+            ("key", key), ("decay", decay), ("bonus", bonus), ("value", value), ("receptance", receptance), ("mask", mask), ("restart", restart),
+            ("initialState.Numerator", initialState?.Numerator), ("initialState.Denominator", initialState?.Denominator),
+            ("initialState.Maximum", initialState?.Maximum));
+        var (y, state) = canRun
             ? Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient)
             : Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart);
         return (
