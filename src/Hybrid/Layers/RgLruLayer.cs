@@ -54,6 +54,10 @@ internal sealed class RgLruLayer : nn.Module
     /// <summary>The device of the weights.</summary>
     public Device Device => recurrentParam.device;
 
+    /// <summary>The weights, with those of the convolution before the unit, for a decoding step.</summary>
+    public GriffinStepWeights StepWeights(ShortConvolution convolution) => new(
+        convolution.Weight, convolution.Bias!, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam);
+
     /// <summary>Runs the unit; see <see cref="RgLru.Apply"/>.</summary>
     /// <param name="input">[B, T, E].</param>
     /// <param name="state">State before the first step [B, E], or null.</param>

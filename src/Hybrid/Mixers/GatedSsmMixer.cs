@@ -123,6 +123,12 @@ public sealed class GatedSsmMixer : SequenceMixer
 
         var projected = LinearStep.Apply(inProjection, batch.Input);                     // [B, T, 2E]: v, g
         var logits = decayProjection is null ? null : LinearStep.Apply(decayProjection, batch.Input);
+        if (batch.Length == 1 && state is not null && GatedAverage.Step(projected, decay, logits, state.Average) is { } step)
+        {
+            state.Advance(batch.Length, batch.Lengths);
+            return LinearStep.Apply(outProjection, step).MoveToOuterDisposeScope();
+        }
+
         var (average, last) = GatedAverage.Apply(
             projected, decay, logits, state?.Average, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false);
         var y = LinearStep.Apply(outProjection, average);

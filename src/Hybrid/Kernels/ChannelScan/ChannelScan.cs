@@ -46,6 +46,20 @@ internal static class ChannelScan
         static Tensor? Flags(Tensor? flags) => flags?.to_type(ScalarType.Bool).contiguous();
     }
 
+    /// <summary>Runs a recurrence of float32 tensors in place on its states, while autograd does not record: for decoding.</summary>
+    /// <param name="cell">A step of it.</param>
+    /// <param name="inputs">Each [B, T, E], or [B, T, nE], which is n inputs; null ones are none, but not the first.</param>
+    /// <param name="constants">Each [E], contiguous.</param>
+    /// <param name="states">The states before the first step, which become those after the last, each [B, E], contiguous.</param>
+    /// <param name="channels">E.</param>
+    /// <returns>y [B, T, E], in the current dispose scope.</returns>
+    public static Tensor InPlace<TCell>(TCell cell, Tensor?[] inputs, Tensor[] constants, Tensor[] states, int channels)
+        where TCell : unmanaged, IChannelCell
+    {
+        var x = new ChannelScanTensors(inputs, constants, states, null, null, channels);
+        return Forward(cell, x, new ChannelScanSizes(x, TCell.States), states, null);
+    }
+
     /// <summary>Fills <paramref name="final"/> and, where it is there, <paramref name="boundaries"/>; returns y.</summary>
     private static Tensor Forward<TCell>(TCell cell, ChannelScanTensors x, ChannelScanSizes sizes, Tensor[] final, Tensor? boundaries)
         where TCell : unmanaged, IChannelCell

@@ -25,6 +25,17 @@ public static partial class GatedAverage
         }
     }
 
+    /// <summary>A few tokens in place on the state, for decoding; null where that cannot run.</summary>
+    /// <param name="valuesAndGates">[B, T, 2E].</param>
+    /// <param name="decay">[E].</param>
+    /// <param name="logits">[B, T, E], or null.</param>
+    /// <param name="state">[B, E]; advanced.</param>
+    /// <returns>y [B, T, E], in the current dispose scope, or null.</returns>
+    internal static Tensor? Step(Tensor valuesAndGates, Tensor decay, Tensor? logits, Tensor state) =>
+        !is_grad_enabled() && Simd.CanRunInPlace(("valuesAndGates", valuesAndGates), ("decay", decay), ("logits", logits), ("state", state))
+            ? ChannelScan.InPlace(default(Cell), [valuesAndGates, logits], [decay], [state], (int)state.size(1))
+            : null;
+
     /// <summary>Results and gradients of a small ragged average, against the reference in float64.</summary>
     private static string? CpuSelfTest()
     {

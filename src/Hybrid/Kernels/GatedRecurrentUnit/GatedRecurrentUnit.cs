@@ -88,14 +88,26 @@ internal static unsafe class GatedRecurrentUnit
     {
         var shape = x[0]!.shape;
         var (batch, time, width) = ((int)shape[0], (int)shape[1], (int)shape[2] / 3);
-        var (y, packed) = (Uninitialised(batch, time, width), PanelMatrix.Pack(x[1]!.t()));
+        var y = Uninitialised(batch, time, width);
         var problem = new GruProblem
         {
-            Batch = batch, Time = time, Width = width, Projected = new(x[0]), Weight = new(packed), Bias = ScanInputs.Floats(x[2]),
-            State = ScanInputs.Floats(x[3]), Y = new(y),
+            Batch = batch, Time = time, Width = width, Projected = new(x[0]), State = ScanInputs.Floats(x[3]), Y = new(y),
         };
+
+        // To pack W_h is to read and write all of it, which a single step does not pay back.
+        var product = time == 1 ? LinearStep.Linear(x[3] ?? zeros(batch, width), x[1]!, x[2]) : PanelMatrix.Pack(x[1]!.t());
+        if (time == 1)
+        {
+            problem.Product = ScanInputs.Floats(product);
+        }
+        else
+        {
+            problem.Weight = new(product);
+            problem.Bias = ScanInputs.Floats(x[2]);
+        }
+
         LaneTasks.Run(new GruForward(problem), problem.Tasks, (long)batch * time * width * width);
-        TensorMemory.KeepAlive([.. x, y, packed]);
+        TensorMemory.KeepAlive([.. x, y, product]);
         return y;
     }
 

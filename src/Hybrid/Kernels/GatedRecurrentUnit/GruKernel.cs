@@ -125,6 +125,9 @@ internal unsafe struct GruProblem
     /// <summary>Forward: W_h transposed [E, 3E]; backward: W_h [3E, E].</summary>
     public PanelMatrix Weight;
 
+    /// <summary>W_h h + b_h of the one step there is [B, 3E], or null where it is to be computed from <see cref="Weight"/>.</summary>
+    public float* Product;
+
     /// <summary>b_h [3E], or null.</summary>
     public float* Bias;
 
@@ -157,8 +160,9 @@ internal readonly unsafe struct GruForward(GruProblem p) : ILaneWork
     {
         var (first, rows) = (task * GruProblem.RowsOfTask, Math.Min(GruProblem.RowsOfTask, p.Batch - (task * GruProblem.RowsOfTask)));
         var stride = (p.Width + TLane.Count - 1) / TLane.Count * TLane.Count;
-        using var scratch = new Scratch((rows * (stride + p.Weight.Width)) + TLane.Count);
-        float* state = scratch.Take(rows * stride), product = scratch.Take((rows * p.Weight.Width) + TLane.Count);
+        var productWidth = p.Product == null ? p.Weight.Width : 3 * p.Width;
+        using var scratch = new Scratch((rows * (stride + productWidth)) + TLane.Count);
+        float* state = scratch.Take(rows * stride), product = scratch.Take((rows * productWidth) + TLane.Count);
         LaneMemory.Clear(state, rows * stride);
         for (var row = 0; row < rows && p.State != null; row++)
         {
@@ -167,10 +171,18 @@ internal readonly unsafe struct GruForward(GruProblem p) : ILaneWork
 
         for (var t = 0; t < p.Time; t++)
         {
-            p.Weight.Multiply<TLane>(state, stride, product, rows == 2);
+            if (p.Product == null)
+            {
+                p.Weight.Multiply<TLane>(state, stride, product, rows == 2);
+            }
+            else
+            {
+                LaneMemory.Copy(p.Product + ((long)first * productWidth), product, rows * productWidth);
+            }
+
             for (var row = 0; row < rows; row++)
             {
-                Gates<TLane>(p.Projected.At(first + row, t), product + (row * p.Weight.Width), state + (row * stride), p.Y.At(first + row, t));
+                Gates<TLane>(p.Projected.At(first + row, t), product + (row * productWidth), state + (row * stride), p.Y.At(first + row, t));
             }
         }
     }

@@ -63,7 +63,7 @@ public static partial class RgLru
     /// The recurrence behind the products. Inputs x, x W_i, x W_r; constants -8 softplus(p), b_i, b_r. With the gates i and r, log a the
     /// product of r and the rate, and m the root of 1 - a^2, 1 at first tokens: h = a h + m i x; y = h.
     /// </summary>
-    private readonly struct Cell : IChannelCell
+    internal readonly struct Cell : IChannelCell
     {
         private const int X = 0, InputGate = 1, RecurrentGate = 2;
         private const int Rate = 0, InputBias = 1, RecurrentBias = 2;

@@ -5,7 +5,8 @@ namespace Hybrid.Kernels;
 
 public static partial class RgLru
 {
-    private const double Exponent = 8;
+    /// <summary>How much faster than the rate the decay of an open gate is.</summary>
+    internal const double Exponent = 8;
 
     // The smallest normal float32. A gate that is exactly 0 makes 1 - a^2 exactly 0, where the root has no derivative.
     private const double SmallestSquare = 1.1754944e-38;

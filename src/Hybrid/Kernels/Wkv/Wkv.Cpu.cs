@@ -31,6 +31,16 @@ public static partial class Wkv
         }
     }
 
+    /// <summary>A few tokens in place on the state, for decoding. All tensors are float32 and contiguous.</summary>
+    /// <returns>The output [B, T, E], in the current dispose scope.</returns>
+    internal static Tensor Step(WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, Tensor receptance, WkvState state)
+    {
+        var dataDependent = form == WkvForm.DataDependent;
+        return ChannelScan.InPlace(
+            new Cell(form), [key, value, receptance, dataDependent ? decay : null], dataDependent ? [bonus] : [bonus, LogDecay(form, decay)],
+            [state.Numerator, state.Denominator, state.Maximum], (int)bonus.size(0));
+    }
+
     /// <summary>The sums relative to the maximum as a constant; gradients of a given maximum go into the sums.</summary>
     private static Tensor[] States(WkvState state)
     {
