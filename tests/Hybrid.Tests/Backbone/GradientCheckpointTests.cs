@@ -36,7 +36,10 @@ public class GradientCheckpointTests
         AssertSameGradients(plain, checkpointed, new MixerContext { Lengths = [17, 5, 1], PaddingSide = PaddingSide.Left });
     }
 
-    /// <summary>Through a stack that runs twice, so that its parameters have also made its second input. (Attention is left out: libtorch has no second derivative of its fused form.)</summary>
+    /// <summary>
+    /// Through a stack that runs twice, so that its parameters have also made its second input. Attention is left out, as libtorch has no
+    /// second derivative of its fused form.
+    /// </summary>
     [Theory]
     [InlineData("mamba")]
     [InlineData("mamba2")]

@@ -12,8 +12,8 @@ internal interface IPartedWork
 }
 
 /// <summary>
-/// Threads that stay alive between calls, for kernels of a few microseconds: a token of a small model starts a hundred of them. A call
-/// allocates nothing. Threads look for work for some microseconds after a call, then sleep. Which thread does which part is left open,
+/// The threads of all kernels. They stay alive between calls, for kernels of a few microseconds: a token of a small model starts a hundred of
+/// them. A call allocates nothing. Threads look for work for some microseconds after a call, then sleep. Which thread does which part is left open,
 /// so parts must not depend on it.
 /// </summary>
 internal static unsafe class WorkerTeam
