@@ -7,6 +7,7 @@ public sealed partial class CausalLanguageModel
 {
     /// <summary>How to continue text where a caller does not say: what generation_config.json asks for, else the defaults of the record.</summary>
     /// <exception cref="NotSupportedException">The file asks for a way to choose tokens that this library lacks; pass GenerationOptions then.</exception>
+    /// <exception cref="InvalidDataException">A value in the file means nothing, such as a negative temperature.</exception>
     public GenerationOptions GenerationDefaults => Origin?.Generation.Options ?? new GenerationOptions();
 
     /// <summary>

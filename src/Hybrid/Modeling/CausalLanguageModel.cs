@@ -74,7 +74,10 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <summary>True where the options say all of the model, so that a model made from them has its layers.</summary>
     internal bool IsMadeOfOptions { get; }
 
-    /// <summary>Turns text into ids and back; by default bytes where the model was made here for 256 ids, else null.</summary>
+    /// <summary>
+    /// Turns text into ids and back. By default that of the folder or the checkpoint that the model was loaded from, see
+    /// <see cref="TokenizerProblem"/>; bytes where it was made here for 256 ids; else null.
+    /// </summary>
     public ITokenizer? Tokenizer { get; set; }
 
     /// <summary>The stack of layers.</summary>

@@ -18,7 +18,7 @@ internal static class TokenizerConfig
     /// </summary>
     /// <param name="config">The file; null where there is none.</param>
     /// <param name="end">"bos" or "eos".</param>
-    /// <param name="ids">The ids of the added tokens.</param>
+    /// <param name="ids">The ids of all tokens.</param>
     /// <param name="template">The ids that tokenizer.json asks for.</param>
     public static int[] Around(TokenizerJson? config, string end, IReadOnlyDictionary<string, int> ids, int[] template)
     {
@@ -34,7 +34,7 @@ internal static class TokenizerConfig
 
         var token = settings.Required($"{end}_token");
         var name = (token.IsObject ? token.Required("content") : token).String();
-        return ids.TryGetValue(name, out var id) ? [id] : throw token.Error("an added token", $"'{name}'");
+        return ids.TryGetValue(name, out var id) ? [id] : throw token.Error("the name of a token", $"'{name}'");
     }
 
     private static int IdOf(string name, TokenizerJson token) =>

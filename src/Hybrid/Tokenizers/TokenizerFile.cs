@@ -51,7 +51,8 @@ internal static class TokenizerFile
         var tokens = ReadTokens(model.Required("vocab"));
         var added = ReadAdded(file, config, tokens);
         var template = TokenizerPipeline.ReadTemplate(file);
-        var ids = added.ToDictionary(entry => entry.Token.Content, entry => entry.Token.Id);
+        var ids = new Dictionary<string, int>(tokens);
+        added.ForEach(entry => ids[entry.Token.Content] = entry.Token.Id);
         var prefix = TokenizerConfig.Around(config, "bos", ids, template.Prefix);
         var suffix = TokenizerConfig.Around(config, "eos", ids, template.Suffix);
         var vocabulary = new BpeVocabulary(tokens, added)

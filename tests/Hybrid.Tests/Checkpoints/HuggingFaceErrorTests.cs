@@ -215,9 +215,9 @@ public class HuggingFaceErrorTests
             return model.GenerationDefaults;
         }
 
-        Write("""{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [7, 9], "max_new_tokens": 12, "transformers_version": "4.40"}""");
+        Write("""{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "min_p": 0.05, "eos_token_id": [7, 9], "max_new_tokens": 12, "transformers_version": "4.40"}""");
         var sampled = Read();
-        Assert.Equal((12, 0.6, 50, 0.9, 1.0), (sampled.MaxNewTokens, sampled.Temperature, sampled.TopK, sampled.TopP, sampled.RepetitionPenalty));
+        Assert.Equal((12, 0.6, 50, 0.9, 0.05, 1.0), (sampled.MaxNewTokens, sampled.Temperature, sampled.TopK, sampled.TopP, sampled.MinP, sampled.RepetitionPenalty));
         Assert.Equal([7, 9], sampled.StopTokens);
 
         Write("""{"eos_token_id": 2}""");
@@ -225,6 +225,12 @@ public class HuggingFaceErrorTests
 
         File.Delete(folder.File("generation_config.json"));
         Assert.Equal([2], Read().StopTokens);
+
+        Write("""{"max_new_tokens": 1e12, "do_sample": true, "top_k": 1e10}""");
+        Assert.Equal((int.MaxValue, int.MaxValue), (Read().MaxNewTokens, Read().TopK));
+
+        Write("""{"do_sample": true, "temperature": -1}""");
+        Assert.Contains("generation_config.json: GenerationOptions.Temperature must be at least 0; got -1.", Assert.Throws<InvalidDataException>(Read).Message, StringComparison.Ordinal);
 
         Write("""{"num_beams": 4}""");
         var error = Assert.Throws<NotSupportedException>(Read);

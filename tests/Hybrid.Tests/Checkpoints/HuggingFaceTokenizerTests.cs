@@ -186,7 +186,7 @@ public sealed class HuggingFaceTokenizerTests : IDisposable
 
     [Theory]
     [InlineData("""{"add_eos_token": true}""", "expected a field 'eos_token'; found none")]
-    [InlineData("""{"add_bos_token": true, "bos_token": "<s>"}""", "tokenizer_config.json: bos_token: expected an added token; found '<s>'")]
+    [InlineData("""{"add_bos_token": true, "bos_token": "<s>"}""", "tokenizer_config.json: bos_token: expected the name of a token; found '<s>'")]
     [InlineData("""{"added_tokens_decoder": {"x": {"content": "<s>"}}}""", "expected an id as the field's name, 0..16777215; found 'x'")]
     [InlineData("""{"added_tokens_decoder": {"0": {"content": "<s>"}}}""", "added_tokens_decoder.0: expected a token with a text and an id of its own; found '<s>' with 0")]
     [InlineData("[]", "expected an object; found an array")]

@@ -27,6 +27,7 @@ internal sealed class HubGeneration
 
     /// <summary>The options that the file asks for.</summary>
     /// <exception cref="NotSupportedException">It asks for a way to choose tokens that this library lacks.</exception>
+    /// <exception cref="InvalidDataException">A value in it means nothing.</exception>
     public GenerationOptions Options => config is null ? new GenerationOptions() : Read(config);
 
     /// <summary>Content of the file for a model: its own where it came with one, else the special tokens of its configuration.</summary>
@@ -73,12 +74,14 @@ internal sealed class HubGeneration
         var temperature = config.Number("temperature", 1);
         var topK = config.Integer("top_k", DefaultTopK);
         var topP = config.Number("top_p", 1);
+        var minP = config.Number("min_p", 0);
         options = options with
         {
-            MaxNewTokens = (int)config.Integer("max_new_tokens", options.MaxNewTokens),
+            MaxNewTokens = Narrow(config.Integer("max_new_tokens", options.MaxNewTokens)),
             Temperature = draws ? temperature : 0,
-            TopK = draws ? (int)topK : 0,
+            TopK = draws ? Narrow(topK) : 0,
             TopP = draws ? topP : 1,
+            MinP = draws ? minP : 0,
             RepetitionPenalty = config.Number("repetition_penalty", 1),
             StopTokens = [.. EndTokens(config)],
         };
@@ -86,13 +89,23 @@ internal sealed class HubGeneration
         config.Require("num_return_sequences", "1");
         config.Ignore(Inert);
         config.RequireAllRead();
-        options.Validate();
-        return options;
+        try
+        {
+            options.Validate();
+            return options;
+        }
+        catch (ArgumentException error)
+        {
+            throw new InvalidDataException($"{FileName}: {error.Message}", error);
+        }
     }
 
     private static IEnumerable<int> EndTokens(HubConfig config)
     {
         const string field = "eos_token_id";
-        return config.IsList(field) ? config.Integers(field)!.Select(id => (int)id) : config.OptionalInteger(field) is { } id ? [(int)id] : [];
+        return config.IsList(field) ? config.Integers(field)!.Select(Narrow) : config.OptionalInteger(field) is { } id ? [Narrow(id)] : [];
     }
+
+    // A number beyond all numbers of tokens, or all ids, means the same as the largest of them.
+    private static int Narrow(long number) => (int)Math.Clamp(number, int.MinValue, int.MaxValue);
 }
