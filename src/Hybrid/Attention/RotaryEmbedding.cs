@@ -84,16 +84,19 @@ public sealed class RotaryEmbedding
         }
     }
 
-    /// <summary>Turns the queries and keys of consecutive tokens; a few of them in place, where a kernel can and autograd does not record.</summary>
+    /// <summary>
+    /// Turns the queries and keys of consecutive tokens; a few of them behind a cache in place, where a kernel can and autograd does not
+    /// record. Without a cache angles are always the same ones, as gradient checkpointing needs it.
+    /// </summary>
     /// <param name="query">[B, H, T, K]; nobody else reads it.</param>
     /// <param name="key">[B, G, T, K]; nobody else reads it.</param>
-    /// <param name="starts">Position of each row's first token; one entry where the rows agree.</param>
+    /// <param name="starts">Tokens that the cache of each row has seen; one entry where the rows agree; null without a cache.</param>
     /// <returns>Both in the dtypes they have, in the current dispose scope.</returns>
-    internal (Tensor Query, Tensor Key) TurnConsecutive(Tensor query, Tensor key, IReadOnlyList<long> starts)
+    internal (Tensor Query, Tensor Key) TurnConsecutive(Tensor query, Tensor key, IReadOnlyList<long>? starts)
     {
         using var scope = NewDisposeScope();
         var time = query.size(2);
-        if (!is_grad_enabled() && starts.Count * time <= FewTokens && CanTurn(query) && CanTurn(key))
+        if (!is_grad_enabled() && starts is not null && starts.Count * time <= FewTokens && CanTurn(query) && CanTurn(key))
         {
             var few = AnglesOfFew(starts, time);
             Rotation.ApplyInPlace(query, few);
@@ -101,7 +104,7 @@ public sealed class RotaryEmbedding
             return (query, key);
         }
 
-        var angles = Angles(KeyVisibility.Consecutive(starts, time, query.device));
+        var angles = Angles(KeyVisibility.Consecutive(starts ?? [0], time, query.device));
         return (Rotate(query, angles).MoveToOuterDisposeScope(), Rotate(key, angles).MoveToOuterDisposeScope());
 
         static bool CanTurn(Tensor x) => Rotation.CanRun(x) && x.stride()[3] == 1;

@@ -18,7 +18,7 @@ public class AttentionStepTests
 
     /// <summary>Heads, groups, tokens, keys, and the widths of keys and values around registers; caches around blocks of 64 and units of 512 keys.</summary>
     [Theory]
-    [InlineData(1, 1, 1, 1, 1, 1)]
+    [InlineData(1, 1, 1, 2, 1, 1)]
     [InlineData(2, 1, 1, 3, 7, 2)]
     [InlineData(4, 4, 1, 63, 16, 16)]
     [InlineData(4, 2, 2, 65, 17, 31)]
