@@ -30,7 +30,7 @@ internal static class CachedAttention
     {
         if (rotary is not null)
         {
-            (query, key) = rotary.TurnConsecutive(query, key, state?.Positions ?? [0]);
+            (query, key) = rotary.TurnConsecutive(query, key, state?.Positions);
         }
 
         var visible = new KeyVisibility(
