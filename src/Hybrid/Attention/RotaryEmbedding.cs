@@ -85,26 +85,25 @@ public sealed class RotaryEmbedding
     }
 
     /// <summary>
-    /// Turns the queries and keys of consecutive tokens; a few of them behind a cache in place, where a kernel can and autograd does not
-    /// record. Without a cache angles are always the same ones, as gradient checkpointing needs it.
+    /// Turns the queries and keys of consecutive tokens; a few of them after a cache in place, where a kernel can and autograd does not record.
     /// </summary>
     /// <param name="query">[B, H, T, K]; nobody else reads it.</param>
     /// <param name="key">[B, G, T, K]; nobody else reads it.</param>
-    /// <param name="starts">Tokens that the cache of each row has seen; one entry where the rows agree; null without a cache.</param>
+    /// <param name="cached">Tokens of each row before its first, as its cache counts them; null without one.</param>
     /// <returns>Both in the dtypes they have, in the current dispose scope.</returns>
-    internal (Tensor Query, Tensor Key) TurnConsecutive(Tensor query, Tensor key, IReadOnlyList<long>? starts)
+    internal (Tensor Query, Tensor Key) TurnConsecutive(Tensor query, Tensor key, IReadOnlyList<long>? cached)
     {
         using var scope = NewDisposeScope();
         var time = query.size(2);
-        if (!is_grad_enabled() && starts is not null && starts.Count * time <= FewTokens && CanTurn(query) && CanTurn(key))
+        if (!is_grad_enabled() && cached?.Count * time <= FewTokens && CanTurn(query) && CanTurn(key))
         {
-            var few = AnglesOfFew(starts, time);
+            var few = AnglesOfFew(cached!, time);
             Rotation.ApplyInPlace(query, few);
             Rotation.ApplyInPlace(key, few);
             return (query, key);
         }
 
-        var angles = Angles(KeyVisibility.Consecutive(starts ?? [0], time, query.device));
+        var angles = Angles(KeyVisibility.Consecutive(cached ?? [0], time, query.device));
         return (Rotate(query, angles).MoveToOuterDisposeScope(), Rotate(key, angles).MoveToOuterDisposeScope());
 
         static bool CanTurn(Tensor x) => Rotation.CanRun(x) && x.stride()[3] == 1;

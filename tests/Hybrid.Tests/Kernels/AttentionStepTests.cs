@@ -133,6 +133,7 @@ public class AttentionStepTests
         Assert.False(AttentionStep.CanRun(query.to_type(ScalarType.Float64), key.to_type(ScalarType.Float64), value.to_type(ScalarType.Float64), visible));
         Assert.False(AttentionStep.CanRun(query.to_type(ScalarType.BFloat16), key, value, visible));
         Assert.False(AttentionStep.CanRun(zeros(2, 2, 9, 4), key, value, visible));
+        Assert.False(AttentionStep.CanRun(query, key.narrow(2, 0, 2), value.narrow(2, 0, 2), new KeyVisibility([0], 2, null, null, CPU)));
         Assert.False(AttentionStep.CanRun(query, key, value, new KeyVisibility([0], 2, null, zeros(2, 2, dtype: ScalarType.Int64), CPU)));
         Assert.False(AttentionStep.CanRun(query, key, value, new KeyVisibility([0], 2, null, null, CPU, [2, 0])));
     }

@@ -17,8 +17,8 @@ internal static unsafe class AttentionStep
 
     /// <summary>
     /// True where the step can run. The dispatcher logs why not where it could do with other tensors; training, prompts and packed rows are
-    /// what it is not made for. A short sequence that no cache precedes is a prompt too: what gradient checkpointing runs without autograd has
-    /// to come out as it does with it.
+    /// what it is not made for, and calls without tokens before theirs: those may come from a block that is computed again with autograd, and
+    /// has to give the same bits then.
     /// </summary>
     /// <param name="query">[B, H, T, K].</param>
     /// <param name="key">[B, G, S, K].</param>
@@ -26,7 +26,8 @@ internal static unsafe class AttentionStep
     /// <param name="visible">Which keys each query sees.</param>
     public static bool CanRun(Tensor query, Tensor key, Tensor value, KeyVisibility visible)
     {
-        if (is_grad_enabled() || !visible.IsByOrderAlone || query.size(2) is var tokens && (tokens > MaxTokens || tokens >= key.size(2)))
+        var tokens = query.size(2);
+        if (is_grad_enabled() || !visible.IsByOrderAlone || tokens > MaxTokens || key.size(2) <= tokens)
         {
             return false;
         }

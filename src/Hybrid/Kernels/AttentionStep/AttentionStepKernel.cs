@@ -3,80 +3,6 @@ using Hybrid.Kernels.Cpu;
 
 namespace Hybrid.Kernels;
 
-/// <summary>Sizes and addresses of a step: queries [B, H, T, K], keys [B, G, S, K] and values [B, G, S, V], their last dimension contiguous.</summary>
-internal unsafe struct AttentionStepSizes
-{
-    /// <summary>Keys whose scores are on the stack at a time; a multiple of the lanes of every register.</summary>
-    public const int BlockKeys = 64;
-
-    /// <summary>Keys of a unit, so that a long cache of few heads is shared among threads.</summary>
-    public const int ChunkKeys = 512;
-
-    /// <summary>The running softmax of a query: its maximum and its sum, then the mixed values.</summary>
-    public const int Statistics = 2;
-
-    /// <summary>Products of a part, so that a small cache stays on one thread.</summary>
-    private const long PartProducts = 64 * 1024;
-
-    public float* Query;
-    public byte* Keys;
-    public byte* Values;
-
-    /// <summary>Keys before the first query of each row: [B].</summary>
-    public long* Starts;
-
-    /// <summary>Results of the units: [B, G, chunks, (H / G) T, 2 + V].</summary>
-    public float* Mixed;
-
-    /// <summary>Room of each part for a block of keys and values in float32, where the cache holds another type.</summary>
-    public float* Widened;
-
-    /// <summary>[B, T, H, V].</summary>
-    public float* Output;
-
-    /// <summary>Elements between rows, heads, and queries or slots.</summary>
-    public (long Row, long Head, long Token) QueryStrides;
-    public (long Row, long Head, long Token) KeyStrides;
-    public (long Row, long Head, long Token) ValueStrides;
-    public int Batch;
-    public int Heads;
-    public int Groups;
-    public int Time;
-    public int KeyWidth;
-    public int ValueWidth;
-    public int Chunks;
-
-    /// <summary>Keys that a query sees, its own counted.</summary>
-    public long Window;
-    public float Scale;
-
-    /// <summary>Bends the scores; 0 does not.</summary>
-    public float SoftCap;
-
-    /// <summary>Query heads that share a key head.</summary>
-    public readonly int Members => Heads / Groups;
-
-    public readonly int ResultFloats => Statistics + ValueWidth;
-
-    public readonly int UnitFloats => Members * Time * ResultFloats;
-
-    public readonly int WidenedFloats => BlockKeys * (KeyWidth + ValueWidth);
-
-    public readonly int Units => Batch * Groups * Chunks;
-
-    public readonly int PartUnits =>
-        (int)Math.Clamp(PartProducts / (ChunkKeys * (long)(KeyWidth + ValueWidth) * Members * Time), 1, Units);
-
-    public readonly int Parts => (Units + PartUnits - 1) / PartUnits;
-
-    /// <summary>The keys that a query sees.</summary>
-    public readonly (long First, long End) Sees(int row, int query)
-    {
-        var own = Starts[row] + query;
-        return (own < Window ? 0 : own - Window + 1, own + 1);
-    }
-}
-
 /// <summary>
 /// A unit is some keys of one head: each key and value is read once, for all queries of all heads that share it. Scores s of a block of keys
 /// join the running softmax <c>m' = max(m, max s)</c>, <c>l' = e^(m - m') l + sum e^(s - m')</c>, <c>o' = e^(m - m') o + sum e^(s - m') v</c>
@@ -138,8 +64,8 @@ internal readonly unsafe struct AttentionStepKernel<TLane, TStored>(AttentionSte
         {
             var count = (int)Math.Min(AttentionStepSizes.BlockKeys, end - block);
             var keys = Rows(sizes.Keys, sizes.KeyStrides, row, head, block, count, sizes.KeyWidth, widened, out var keyStride);
-            var values = Rows(
-                sizes.Values, sizes.ValueStrides, row, head, block, count, sizes.ValueWidth, widened + (AttentionStepSizes.BlockKeys * sizes.KeyWidth), out var valueStride);
+            var room = widened + (AttentionStepSizes.BlockKeys * sizes.KeyWidth);
+            var values = Rows(sizes.Values, sizes.ValueStrides, row, head, block, count, sizes.ValueWidth, room, out var valueStride);
             for (var query = 0; query < sizes.Members * sizes.Time; query++)
             {
                 var (member, time) = (query / sizes.Time, query % sizes.Time);

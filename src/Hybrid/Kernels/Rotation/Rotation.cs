@@ -35,8 +35,8 @@ internal static unsafe class Rotation
     private static string? Compare()
     {
         using var scope = NewDisposeScope();
-        const long half = 19;
-        var (x, turns, upstream) = (SelfTest.Values(1, 1, 2, 3, 5, (2 * half) + 3), SelfTest.Values(2, 9, 2, 1, 5, half), SelfTest.Values(3, 1, 2, 3, 5, (2 * half) + 3));
+        const long half = 19, width = (2 * half) + 3;
+        var (x, turns, upstream) = (SelfTest.Values(1, 1, 2, 3, 5, width), SelfTest.Values(2, 9, 2, 1, 5, half), SelfTest.Values(3, 1, 2, 3, 5, width));
         var fast = Results(ScalarType.Float32, Apply);
         return SelfTest.Compare(Results(ScalarType.Float64, Reference), fast, 1e-5);
 
