@@ -90,7 +90,7 @@ internal sealed class PathAnalyser : Module
         var x = batch.Input.to_type(StatePrecision.Of(first.weight.dtype));
         var restarts = PackedRows.Restarts(sequenceIds);
         var counted = cat([x, ones_like(x.narrow(-1, 0, 1))], -1);
-        var (totals, last) = LinearRecurrence.Apply(counted, zeros_like(counted), state?.Totals, batch.Mask, restarts);
+        var (totals, last) = LinearRecurrence.Apply(counted, zeros_like(counted), state?.Totals, batch.Mask, restarts, stateGradient: false);
         var shift = new TokenShift(x, state?.Previous, restarts);
         var gates = Gate(x, shift.Previous, totals.narrow(-1, 0, width), totals.narrow(-1, width, 1));
 

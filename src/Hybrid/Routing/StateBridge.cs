@@ -88,7 +88,7 @@ public sealed class StateBridge : SequenceMixer
         var logits = decay.to_type(StatePrecision.Of(decay.dtype)).expand(batch.Size, batch.Length, Width);
         var entering = logits.neg().sigmoid() * batch.Input;                             // (1 - a) u, exact where a is close to 1
         var (summary, last) = LinearRecurrence.Apply(
-            entering, logits.log_sigmoid(), state?.Summary, batch.Mask, PackedRows.Restarts(context.SequenceIds));
+            entering, logits.log_sigmoid(), state?.Summary, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false);
         var y = projection.call(summary.to_type(x.dtype)) * strength;
 
         state?.Update(last);
