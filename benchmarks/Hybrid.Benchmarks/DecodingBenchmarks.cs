@@ -39,7 +39,6 @@ public class DecodingBenchmarks
         model.Dispose();
         token.Dispose();
         prompt.Dispose();
-        reader.Dispose();
     }
 
     [Benchmark(Baseline = true)]
