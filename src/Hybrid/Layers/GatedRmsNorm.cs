@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -44,6 +45,9 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>False keeps to plain tensor operations. Default true.</summary>
+    public bool UseFusedKernels { get; init; } = true;
+
     /// <summary>Normalises and gates.</summary>
     /// <param name="input">x: [..., width].</param>
     /// <param name="gate">z, before its SiLU: the shape of <paramref name="input"/>.</param>
@@ -61,6 +65,11 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
         {
             throw new ArgumentException(
                 $"GatedRmsNorm: the gate must be [{string.Join(", ", shape)}]; got [{string.Join(", ", gateShape)}].", nameof(gate));
+        }
+
+        if (UseFusedKernels && input.device_type == DeviceType.CUDA && CudaNorm.For(("x", input), ("the gate", gate), ("weight", weight)) is { } norm)
+        {
+            return CudaNorm.Apply(norm, input, gate, weight, new NormForm(epsilon, groups, normBeforeGate));
         }
 
         using var scope = NewDisposeScope();

@@ -66,7 +66,15 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
             throw new ArgumentException($"RmsNorm: the input must be [..., {width}]; got [{string.Join(", ", input.shape)}].", nameof(input));
         }
 
-        if (UseFusedKernels && scale == NormScale.Weight && RootMeanSquare.CanRun(input, weight!))
+        if (UseFusedKernels && scale == NormScale.Weight && input.device_type == DeviceType.CUDA)
+        {
+            // A weight of another dtype decides the dtype of the result.
+            if (weight!.dtype == input.dtype && CudaNorm.For(("x", input), ("weight", weight)) is { } norm)
+            {
+                return CudaNorm.Apply(norm, input, null, weight, new NormForm(epsilon, RoundNormal: true));
+            }
+        }
+        else if (UseFusedKernels && scale == NormScale.Weight && RootMeanSquare.CanRun(input, weight!))
         {
             return RootMeanSquare.Apply(input, weight!, epsilon);
         }
