@@ -4,6 +4,7 @@ using Hybrid.Kernels.Cuda;
 using Hybrid.Tests.Checkpoints;
 using TorchSharp;
 using Xunit;
+using static TorchSharp.torch;
 
 namespace Hybrid.Tests.Kernels.Cuda;
 
