@@ -124,4 +124,25 @@ public class ScanOnCudaTests
         TensorAssert.Identical(expected, y.isnan(), "where y is NaN");
         Assert.Equal(3, state.isnan().sum().ToInt64());
     }
+
+    [Fact]
+    public void NaNDoesNotGetIntoTheNextSequenceNorItsGradientIntoTheOneBefore()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(25);
+        var kernel = new ScanOnCuda(HostCuda.Runtime());
+        var (u, restart, upstream) = (randn(1, 200, 3), zeros([1, 200], dtype: ScalarType.Bool), randn(1, 200, 3));
+        u[0, 10, 1] = float.NaN;
+        restart[0, 100] = true;
+        upstream[0, 190, 2] = float.NaN;
+        u.requires_grad_(true);
+        var (y, _) = SelectiveScan.Fused(
+            kernel, u, randn(1, 200, 3), -randn(3, 2).exp(), randn(1, 200, 2), randn(1, 200, 2), null, null, null, new ScanSteps(true, null, null), null, null, restart);
+        y.backward([upstream]);
+        var (forward, backward) = (zeros([1, 200, 3], dtype: ScalarType.Bool), zeros([1, 200, 3], dtype: ScalarType.Bool));
+        forward[0, TensorIndex.Slice(10, 100), 1] = true;
+        backward[0, TensorIndex.Slice(100, 191), 2] = true;
+        TensorAssert.Identical(forward, y.isnan(), "where y is NaN");
+        TensorAssert.Identical(backward, u.grad!.isnan(), "where the gradient of u is NaN");
+    }
 }
