@@ -86,7 +86,8 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         var normal = wide * inverse;
         var scaled = scale switch
         {
-            NormScale.Weight => normal.to_type(dtype) * weight!,
+            NormScale.Weight when weight!.dtype == dtype => normal.to_type(dtype) * weight,
+            NormScale.Weight => (normal * weight!).to_type(dtype),                       // mixed precision: a float32 weight
             NormScale.OnePlusWeight => (normal * (weight!.to_type(normal.dtype) + 1)).to_type(dtype),
             _ => normal.to_type(dtype),
         };
