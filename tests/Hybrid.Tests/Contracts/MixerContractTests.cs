@@ -497,13 +497,13 @@ public abstract class MixerContractTests
 
     protected static MixerContext With(MixerState state) => new() { State = state };
 
-    protected SequenceMixer Make(long seed = 11)
+    protected internal SequenceMixer Make(long seed = 11)
     {
         manual_seed(seed);
         return Create();
     }
 
-    protected static Tensor Input(SequenceMixer mixer, long time, long seed = 21)
+    protected internal static Tensor Input(SequenceMixer mixer, long time, long seed = 21)
     {
         using var generator = new Generator((ulong)seed);
         return randn(Batch, time, mixer.Width, generator: generator);
