@@ -14,14 +14,20 @@ public static partial class LinearRecurrence
     /// <param name="initialState">State before the first step [B, E], or null for zeros.</param>
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from zero; null means none.</param>
+    /// <param name="stateGradient">
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of
+    /// the graph.
+    /// </param>
     /// <returns>All states [B, T, E] in the dtype of <paramref name="x"/>, and the state after the last step [B, E].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor Y, Tensor FinalState) Apply(
-        Tensor x, Tensor logDecay, Tensor? initialState = null, Tensor? mask = null, Tensor? restart = null)
+        Tensor x, Tensor logDecay, Tensor? initialState = null, Tensor? mask = null, Tensor? restart = null, bool stateGradient = true)
     {
         Validate(x, logDecay, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = Reference(x, logDecay, initialState, mask, restart);
+        var (y, state) = OnCuda(x) is { } kernel
+            ? Cuda(kernel, x, logDecay, initialState, mask, restart, stateGradient)
+            : Reference(x, logDecay, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 
