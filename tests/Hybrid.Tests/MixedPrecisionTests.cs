@@ -80,12 +80,19 @@ public class MixedPrecisionTests
     }
 
     [Fact]
-    public void ConvertingLeavesNoTensorBehind()
+    public void AMixerConvertedInsideAScopeOutlivesIt()
     {
         using var mixer = new GriffinMixer(12);
-        var before = LiveTensors.Before();
-        mixer.ToMixedPrecision();
-        Assert.Equal(before, Tensor.TotalCount);
+        var names = mixer.state_dict().Keys;
+        using (NewDisposeScope())
+        {
+            mixer.ToMixedPrecision();
+        }
+
+        Assert.Equal(names, mixer.state_dict().Keys);
+        using var x = ones([1, 3, 12], dtype: ScalarType.BFloat16);
+        using var y = mixer.call(x);
+        Assert.True(y.isfinite().all().ToBoolean());
     }
 
     [Fact]

@@ -47,6 +47,10 @@ public static partial class Wkv
     /// <param name="initialState">The sums before the first step; null for none.</param>
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from nothing; null means none.</param>
+    /// <param name="stateGradient">
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of
+    /// the graph.
+    /// </param>
     /// <returns>Output [B, T, E] in the dtype of <paramref name="key"/>, and the state after the last step.</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor Y, WkvState FinalState) Apply(
@@ -57,11 +61,14 @@ public static partial class Wkv
         Tensor value,
         WkvState? initialState = null,
         Tensor? mask = null,
-        Tensor? restart = null)
+        Tensor? restart = null,
+        bool stateGradient = true)
     {
         Validate(form, decay, bonus, key, value, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = Reference(form, decay, bonus, key, value, initialState, mask, restart);
+        var (y, state) = OnCuda(key) is { } kernel
+            ? Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient)
+            : Reference(form, decay, bonus, key, value, initialState, mask, restart);
         return (
             y.MoveToOuterDisposeScope(),
             new(
