@@ -10,16 +10,18 @@ public static partial class LinearRecurrence
     /// <summary>The name of the CUDA kernels in logs.</summary>
     internal const string CudaKernel = "LinearRecurrence.Cuda";
 
-    /// <summary>The kernels of the device that a tensor is on; null, with a line in the log, where they cannot run.</summary>
-    private static RecurrenceOnCuda? OnCuda(Tensor x)
+    /// <summary>The kernels of the device that the tensors of a call are on; null, with a line in the log, where they cannot run.</summary>
+    /// <param name="x">The input, by whose device it is a call for CUDA.</param>
+    /// <param name="others">The other tensors of the call under their names.</param>
+    private static RecurrenceOnCuda? OnCuda(Tensor x, params ReadOnlySpan<(string Name, Tensor? Tensor)> others)
     {
         if (x.device_type != DeviceType.CUDA)
         {
             return null;
         }
 
-        if (CudaRuntime.TryGet(x, out var runtime, out var reason)
-            && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => CudaSelfTest(new RecurrenceOnCuda(runtime), x.device), out reason))
+        if (CudaRuntime.TryGet(out var runtime, out var reason, [(nameof(x), x), .. others])
+            && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => CudaSelfTest(new RecurrenceOnCuda(runtime), runtime.TorchDevice), out reason))
         {
             return new RecurrenceOnCuda(runtime);
         }
@@ -87,11 +89,26 @@ public static partial class LinearRecurrence
             var saved = ctx.get_saved_variables();
             var next = 0;
             Tensor?[] all = [.. layout.Present.Select(present => present ? saved[next++] : null)];
-            var y = saved[next];
+            return RecordedGradient.IsWanted
+                ? Results(RecordedGradient.Of(Reference, all, grad_outputs))
+                : Results(Gradients(layout.Kernel, RecurrenceTensors.From(all), saved[next], grad_outputs));
+
+            List<Tensor> Results(Tensor?[] gradients) =>
+                [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+        }
+
+        private static IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> x)
+        {
+            // The kernel's outputs are float32 whatever its inputs are.
+            var (y, state) = LinearRecurrence.Reference(x[0]!.to_type(ScalarType.Float32), x[1]!, x[2], x[3], x[4]);
+            return [y, state];
+        }
+
+        private static Tensor?[] Gradients(RecurrenceOnCuda kernel, RecurrenceTensors x, Tensor y, List<Tensor> grad_outputs)
+        {
             var gradY = grad_outputs[0].IsInvalid ? zeros_like(y) : grad_outputs[0].contiguous();
             var gradFinal = grad_outputs.Count == 1 || grad_outputs[1].IsInvalid ? null : grad_outputs[1].contiguous();
-            var gradients = layout.Kernel.Backward(RecurrenceTensors.From(all), y, gradY, gradFinal);
-            return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+            return kernel.Backward(x, y, gradY, gradFinal);
         }
     }
 

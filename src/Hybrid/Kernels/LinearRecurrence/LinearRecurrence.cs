@@ -25,7 +25,7 @@ public static partial class LinearRecurrence
     {
         Validate(x, logDecay, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = OnCuda(x) is { } kernel
+        var (y, state) = OnCuda(x, (nameof(logDecay), logDecay), (nameof(initialState), initialState), (nameof(mask), mask), (nameof(restart), restart)) is { } kernel
             ? Cuda(kernel, x, logDecay, initialState, mask, restart, stateGradient)
             : Reference(x, logDecay, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());

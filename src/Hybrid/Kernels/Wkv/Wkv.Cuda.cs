@@ -10,16 +10,18 @@ public static partial class Wkv
     /// <summary>The name of the CUDA kernels in logs.</summary>
     internal const string CudaKernel = "Wkv.Cuda";
 
-    /// <summary>The kernels of the device that a tensor is on; null, with a line in the log, where they cannot run.</summary>
-    private static WkvOnCuda? OnCuda(Tensor key)
+    /// <summary>The kernels of the device that the tensors of a call are on; null, with a line in the log, where they cannot run.</summary>
+    /// <param name="key">The keys, by whose device it is a call for CUDA.</param>
+    /// <param name="others">The other tensors of the call under their names.</param>
+    private static WkvOnCuda? OnCuda(Tensor key, params ReadOnlySpan<(string Name, Tensor? Tensor)> others)
     {
         if (key.device_type != DeviceType.CUDA)
         {
             return null;
         }
 
-        if (CudaRuntime.TryGet(key, out var runtime, out var reason)
-            && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => CudaSelfTest(new WkvOnCuda(runtime), key.device), out reason))
+        if (CudaRuntime.TryGet(out var runtime, out var reason, [(nameof(key), key), .. others])
+            && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => CudaSelfTest(new WkvOnCuda(runtime), runtime.TorchDevice), out reason))
         {
             return new WkvOnCuda(runtime);
         }
@@ -89,12 +91,32 @@ public static partial class Wkv
             var layout = (WkvLayout)ctx.get_data(nameof(WkvLayout));
             var saved = ctx.get_saved_variables();
             var next = 0;
-            var x = WkvTensors.From([.. layout.Present.Select(present => present ? saved[next++] : null)]);
+            Tensor?[] all = [.. layout.Present.Select(present => present ? saved[next++] : null)];
+            return RecordedGradient.IsWanted
+                ? Results(RecordedGradient.Of(Reference, all, grad_outputs))
+                : Results(Gradients(layout.Kernel, WkvTensors.From(all), saved[next], grad_outputs));
+
+            List<Tensor> Results(Tensor?[] gradients) =>
+                [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+        }
+
+        /// <summary>The reference takes the raw decay w, which the logarithm of the decay that the kernel takes is a function of.</summary>
+        private static IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> all)
+        {
+            var x = WkvTensors.From(all);
+            var isConstant = x.LogDecay.Dimensions == 1;
+            var decay = isConstant ? x.LogDecay.neg().log() : x.LogDecay.neg().expm1().log();
+            var state = x.Numerator is null ? (WkvState?)null : new WkvState(x.Numerator, x.Denominator!, x.Maximum!);
+            var (y, final) = Wkv.Reference(
+                isConstant ? WkvForm.Rwkv4 : WkvForm.DataDependent, decay, x.Bonus, x.Key, x.Value, state, x.Mask, x.Restart);
+            return [y, final.Numerator, final.Denominator];
+        }
+
+        private static Tensor?[] Gradients(WkvOnCuda kernel, WkvTensors x, Tensor kept, List<Tensor> grad_outputs)
+        {
             var gradY = grad_outputs[0].IsInvalid ? zeros_like(x.Key).contiguous() : RowView.Of(grad_outputs[0]);
             var (numerator, denominator) = (Given(1), Given(2));
-            var gradients = layout.Kernel.Backward(
-                x, saved[next], gradY, numerator ?? Zeros(denominator), denominator ?? Zeros(numerator));
-            return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+            return kernel.Backward(x, kept, gradY, numerator ?? Zeros(denominator), denominator ?? Zeros(numerator));
 
             Tensor? Given(int output) => grad_outputs.Count <= output || grad_outputs[output].IsInvalid ? null : grad_outputs[output].contiguous();
 

@@ -66,7 +66,10 @@ public static partial class Wkv
     {
         Validate(form, decay, bonus, key, value, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = OnCuda(key) is { } kernel
+        var device = OnCuda(
+            key, (nameof(decay), decay), (nameof(bonus), bonus), (nameof(value), value), ("initialState", initialState?.Numerator),
+            (nameof(mask), mask), (nameof(restart), restart));
+        var (y, state) = device is { } kernel
             ? Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient)
             : Reference(form, decay, bonus, key, value, initialState, mask, restart);
         return (

@@ -34,7 +34,7 @@ public class RecurrenceOnCudaTests
     public void EqualsTheReferenceOnADevice(long batch, long time, long channels, string with)
     {
         Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
-        Assert.True(Hybrid.Kernels.Cuda.CudaRuntime.TryGet(ones(1, device: CUDA), out var runtime, out var reason), reason);
+        Assert.True(Hybrid.Kernels.Cuda.CudaRuntime.TryGet(out var runtime, out var reason, ("x", ones(1, device: CUDA))), reason);
         Check(new RecurrenceOnCuda(runtime), CUDA, Tolerance, batch, time, channels, with);
     }
 
@@ -77,6 +77,27 @@ public class RecurrenceOnCudaTests
             var (y, state) = run(x);
             y.backward([upstream.to_type(y.dtype)]);
             return [y.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
+        }
+    }
+
+    [Fact]
+    public void ASecondDerivativeIsThatOfTheReference()
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(24);
+        var kernel = new RecurrenceOnCuda(HostCuda.Runtime());
+        var (x, g) = (randn(2, 70, 3), randn(2, 70, 3).exp().neg());
+        TensorAssert.Close(
+            Second((input, decay) => LinearRecurrence.Reference(input, decay, null, null, null).Y),
+            Second((input, decay) => LinearRecurrence.Cuda(kernel, input, decay, null, null, null, stateGradient: false).Y), Tolerance, "second derivative");
+
+        Tensor Second(Func<Tensor, Tensor, Tensor> run)
+        {
+            var (input, decay) = (x.clone().requires_grad_(true), g.clone().requires_grad_(true));
+            var y = run(input, decay).square().sum();
+            var first = autograd.grad([y], [input, decay], create_graph: true);
+            (first[0].square().sum() + first[1].square().sum()).backward();
+            return cat([input.grad!, decay.grad!]);
         }
     }
 

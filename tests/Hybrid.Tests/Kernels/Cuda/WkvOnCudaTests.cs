@@ -34,7 +34,7 @@ public class WkvOnCudaTests
     public void EqualsTheReferenceOnADevice(WkvForm form, long batch, long time, long channels, string with)
     {
         Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
-        Assert.True(Hybrid.Kernels.Cuda.CudaRuntime.TryGet(ones(1, device: CUDA), out var runtime, out var reason), reason);
+        Assert.True(Hybrid.Kernels.Cuda.CudaRuntime.TryGet(out var runtime, out var reason, ("x", ones(1, device: CUDA))), reason);
         Check(new WkvOnCuda(runtime), CUDA, form, batch, time, channels, with);
     }
 
@@ -62,6 +62,28 @@ public class WkvOnCudaTests
             var y = run(x);
             y.backward([upstream.to_type(y.dtype)]);
             return [y.detach(), .. x.Select(leaf => leaf.grad!)];
+        }
+    }
+
+    [Theory]
+    [InlineData(WkvForm.Rwkv4)]
+    [InlineData(WkvForm.DataDependent)]
+    public void ASecondDerivativeIsThatOfTheReference(WkvForm form)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(24);
+        var kernel = new WkvOnCuda(HostCuda.Runtime());
+        var (decay, bonus, k, v) = (form == WkvForm.Rwkv4 ? randn(3) : randn(2, 40, 3), randn(3), randn(2, 40, 3), randn(2, 40, 3));
+        TensorAssert.Close(
+            Second((w, key) => Wkv.Reference(form, w, bonus, key, v, null, null, null).Y),
+            Second((w, key) => Wkv.Cuda(kernel, form, w, bonus, key, v, null, null, null, stateGradient: false).Y), 1e-4, "second derivative");
+
+        Tensor Second(Func<Tensor, Tensor, Tensor> run)
+        {
+            var (w, key) = (decay.clone().requires_grad_(true), k.clone().requires_grad_(true));
+            var first = autograd.grad([run(w, key).square().sum()], [w, key], create_graph: true);
+            (first[0].square().sum() + first[1].square().sum()).backward();
+            return cat([w.grad!.flatten(), key.grad!.flatten()]);
         }
     }
 
