@@ -13,7 +13,7 @@ public static partial class LinearRecurrence
     /// <summary>The kernels of the device that the tensors of a call are on; null, with a line in the log, where they cannot run.</summary>
     /// <param name="x">The input, by whose device it is a call for CUDA.</param>
     /// <param name="others">The other tensors of the call under their names.</param>
-    private static RecurrenceOnCuda? OnCuda(Tensor x, params ReadOnlySpan<(string Name, Tensor? Tensor)> others)
+    internal static RecurrenceOnCuda? OnCuda(Tensor x, params ReadOnlySpan<(string Name, Tensor? Tensor)> others)
     {
         if (x.device_type != DeviceType.CUDA)
         {

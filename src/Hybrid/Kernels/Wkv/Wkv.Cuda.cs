@@ -13,7 +13,7 @@ public static partial class Wkv
     /// <summary>The kernels of the device that the tensors of a call are on; null, with a line in the log, where they cannot run.</summary>
     /// <param name="key">The keys, by whose device it is a call for CUDA.</param>
     /// <param name="others">The other tensors of the call under their names.</param>
-    private static WkvOnCuda? OnCuda(Tensor key, params ReadOnlySpan<(string Name, Tensor? Tensor)> others)
+    internal static WkvOnCuda? OnCuda(Tensor key, params ReadOnlySpan<(string Name, Tensor? Tensor)> others)
     {
         if (key.device_type != DeviceType.CUDA)
         {

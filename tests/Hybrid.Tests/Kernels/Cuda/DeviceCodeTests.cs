@@ -17,6 +17,8 @@ public unsafe class DeviceCodeTests
         CudaProgram.Of(
             "selective_scan.cu", elements, ("STATES", 16), ("SCAN_BYTES", sizeof(ScanArguments)), ("SCAN_GRADIENT_BYTES", sizeof(ScanGradientArguments))),
         CudaProgram.Of("causal_conv1d.cu", elements, ("WIDTH", 4), ("CONV_BYTES", sizeof(ConvArguments))),
+        CudaProgram.Of("linear_recurrence.cu", elements, ("RECURRENCE_BYTES", sizeof(RecurrenceArguments))),
+        CudaProgram.Of("wkv.cu", elements, ("WKV_BYTES", sizeof(WkvArguments)), ("WKV_GRADIENT_BYTES", sizeof(WkvGradientArguments))),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 32), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 128), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of("mamba_step.cu", elements, ("STATES", 16), ("TAPS", 4), ("PARAMETERS", 0), ("STEP_BYTES", sizeof(MambaStepArguments))),

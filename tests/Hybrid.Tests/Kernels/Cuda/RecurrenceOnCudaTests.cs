@@ -34,8 +34,10 @@ public class RecurrenceOnCudaTests
     public void EqualsTheReferenceOnADevice(long batch, long time, long channels, string with)
     {
         Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
-        Assert.True(Hybrid.Kernels.Cuda.CudaRuntime.TryGet(out var runtime, out var reason, ("x", ones(1, device: CUDA))), reason);
-        Check(new RecurrenceOnCuda(runtime), CUDA, Tolerance, batch, time, channels, with);
+        using var x = ones(1, device: CUDA);
+        var kernel = LinearRecurrence.OnCuda(x);
+        Assert.NotNull(kernel);
+        Check(kernel, CUDA, Tolerance, batch, time, channels, with);
     }
 
     [Fact]

@@ -34,8 +34,10 @@ public class WkvOnCudaTests
     public void EqualsTheReferenceOnADevice(WkvForm form, long batch, long time, long channels, string with)
     {
         Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
-        Assert.True(Hybrid.Kernels.Cuda.CudaRuntime.TryGet(out var runtime, out var reason, ("x", ones(1, device: CUDA))), reason);
-        Check(new WkvOnCuda(runtime), CUDA, form, batch, time, channels, with);
+        using var key = ones(1, device: CUDA);
+        var kernel = Wkv.OnCuda(key);
+        Assert.NotNull(kernel);
+        Check(kernel, CUDA, form, batch, time, channels, with);
     }
 
     [Theory]
