@@ -21,7 +21,8 @@ public enum NormScale
 
 /// <summary>
 /// Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): <c>x / sqrt(mean(x^2) + eps) * weight</c> over the last
-/// dimension. Computed in float32, cast back, then scaled, as the reference models do; with a factor of 1 + weight, scaled before the cast.
+/// dimension. Computed in float32, cast back, then scaled, as the reference models do; with a factor of 1 + weight, or the
+/// float32 weight of mixed precision, scaled before the cast.
 /// </summary>
 public sealed class RmsNorm : nn.Module<Tensor, Tensor>
 {
@@ -68,10 +69,9 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
 
         if (UseFusedKernels && scale == NormScale.Weight && input.device_type == DeviceType.CUDA)
         {
-            // A weight of another dtype decides the dtype of the result.
-            if (weight!.dtype == input.dtype && CudaNorm.For(("x", input), ("weight", weight)) is { } norm)
+            if (CudaNorm.For(("x", input), ("weight", weight)) is { } norm)
             {
-                return CudaNorm.Apply(norm, input, null, weight, new NormForm(epsilon, RoundNormal: true));
+                return CudaNorm.Apply(norm, input, null, weight!, new NormForm(epsilon, RoundNormal: weight!.dtype == input.dtype));
             }
         }
         else if (UseFusedKernels && scale == NormScale.Weight && RootMeanSquare.CanRun(input, weight!))
