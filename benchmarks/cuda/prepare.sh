@@ -24,8 +24,8 @@ for project in "${projects[@]}"; do
   mkdir -p "$target/$(basename "$project")"
   cp -r "$project"/bin/Release/net10.0/. "$target/$(basename "$project")"
 done
-# What of it is not for there: the native half of this machine, names for debuggers, data of models.
-rm -rf "$target"/*/{libHybridTorchShim.so,TestResults,Golden/models}
+# What of it is not for there: what was compiled for this machine, names for debuggers, data of models.
+rm -rf "$target"/*/{libHybridTorchShim.so,host-cuda,TestResults,Golden/models}
 find "$target" \( -name '*.pdb' -o -name '*.xml' \) -delete
 
 # The runtime, of the newest version here that the programs run on.
