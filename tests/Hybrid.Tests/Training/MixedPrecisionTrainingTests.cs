@@ -141,7 +141,9 @@ public sealed class MixedPrecisionTrainingTests : IDisposable
     public void OptionsOfALossScalerNeedAFloat16Model()
     {
         var toml = "[model]\nvocab_size = 9\n[training.loss_scaler]\ngrowth_interval = 100";
-        var options = HybridConfig.Parse(toml).Training!;
+        var config = HybridConfig.Parse(toml);
+        Assert.Equal(config, HybridConfig.Parse(config.ToToml()));
+        var options = config.Training!;
         Assert.Equal(100, options.LossScaler!.GrowthInterval);
         using var model = Model(ScalarType.BFloat16);
         var error = Assert.Throws<ArgumentException>(() => new LanguageModelTrainer(model, Text(), options));
