@@ -71,6 +71,10 @@ internal sealed class RgLruLayer : nn.Module, IMixedPrecisionLayer
         }
     }
 
+    /// <summary>The weights, with those of the convolution before the unit, for a decoding step.</summary>
+    public GriffinStepWeights StepWeights(ShortConvolution convolution) => new(
+        convolution.Weight, convolution.Bias!, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam);
+
     /// <summary>Runs the unit; see <see cref="RgLru.Apply"/>.</summary>
     /// <param name="input">[B, T, E].</param>
     /// <param name="state">State before the first step [B, E], or null.</param>
@@ -78,5 +82,5 @@ internal sealed class RgLruLayer : nn.Module, IMixedPrecisionLayer
     /// <param name="mask">Bool [B, T], false at padding, or null.</param>
     /// <returns>Output [B, T, E] and the state after the last real token [B, E].</returns>
     public (Tensor Y, Tensor FinalState) Run(Tensor input, Tensor? state, Tensor? firstTokens, Tensor? mask) => RgLru.Apply(
-        input, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, state, firstTokens, mask);
+        input, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, state, firstTokens, mask, stateGradient: false);
 }

@@ -121,23 +121,20 @@ public sealed class GatedSsmMixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<GatedSsmState>(context.State, batch.Size);
 
-        var halves = LinearStep.Apply(inProjection, batch.Input).chunk(2, -1);           // [B, T, E] each: v, g
-        var logits = DecayLogits(batch.Input, halves[0].shape);                          // [B, T, E]
-        var entering = logits.neg().sigmoid() * halves[0];                               // (1 - a) v, exact where a is close to 1
-        var (average, last) = LinearRecurrence.Apply(
-            entering, logits.log_sigmoid(), state?.Average, batch.Mask, PackedRows.Restarts(context.SequenceIds));
-        var y = LinearStep.Apply(outProjection, average.to_type(x.dtype) * halves[1].sigmoid());
+        var projected = LinearStep.Apply(inProjection, batch.Input);                     // [B, T, 2E]: v, g
+        var logits = decayProjection is null ? null : LinearStep.Apply(decayProjection, batch.Input);
+        if (batch.Length == 1 && state is not null && GatedAverage.Step(projected, decay, logits, state.Average) is { } step)
+        {
+            state.Advance(batch.Length, batch.Lengths);
+            return LinearStep.Apply(outProjection, step).MoveToOuterDisposeScope();
+        }
+
+        var (average, last) = GatedAverage.Apply(
+            projected, decay, logits, state?.Average, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false);
+        var y = LinearStep.Apply(outProjection, average);
 
         state?.Update(last);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(y).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>The logits of the decays, in the precision of the state.</summary>
-    private Tensor DecayLogits(Tensor x, long[] shape)
-    {
-        var type = StatePrecision.Of(decay.dtype);
-        var constant = decay.to_type(type);
-        return decayProjection is null ? constant.expand(shape) : LinearStep.Apply(decayProjection, x).to_type(type) + constant;
     }
 }

@@ -166,12 +166,19 @@ public sealed class GriffinMixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, recurrence.Type);
         var state = RequireState<GriffinState>(context.State, batch.Size);
 
-        var (u, window) = Driven(batch, state?.Convolution, context.SequenceIds);        // [B, T, E]
+        var input = inputProjection is null ? batch.Input : LinearStep.Apply(inputProjection, batch.Input);   // [B, T, E]
+        var gate = gateProjection is null ? null : LinearStep.Apply(gateProjection, batch.Input);             // [B, T, E]
+        if (gate is not null && Step(input, gate, batch, state) is { } step)
+        {
+            return LinearStep.Apply(outProjection!, step).MoveToOuterDisposeScope();
+        }
+
+        var (u, window) = Driven(input, batch, state?.Convolution, context.SequenceIds);
         var first = FirstTokens(batch, state, context.SequenceIds);
         var (y, recurrent) = recurrence.Run(u, state?.Recurrent, first, batch.Mask);
-        if (outProjection is not null)
+        if (gate is not null)
         {
-            y = LinearStep.Apply(outProjection, y * LinearStep.Apply(gateProjection!, batch.Input).gelu(TorchSharp.Modules.GELU.Approximate.tanh));
+            y = LinearStep.Apply(outProjection!, y * gate.gelu(TorchSharp.Modules.GELU.Approximate.tanh));
         }
 
         state?.Update(recurrent, window);
@@ -179,11 +186,26 @@ public sealed class GriffinMixer : SequenceMixer
         return batch.End(y).MoveToOuterDisposeScope();
     }
 
+    /// <summary>One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run.</summary>
+    private Tensor? Step(Tensor input, Tensor gate, MixerBatch batch, GriffinState? state)
+    {
+        if (batch.Length != 1 || convolution is null || state?.Convolution is not { } window)
+        {
+            return null;
+        }
+
+        var y = GriffinStep.Apply(input, gate, recurrence.StepWeights(convolution), window, state.Recurrent, state.Positions);
+        if (y is not null)
+        {
+            state.Advance(batch.Length, batch.Lengths);
+        }
+
+        return y;
+    }
+
     /// <summary>What drives the recurrence, and the window that continues the convolution.</summary>
-    private (Tensor Input, Tensor? Window) Driven(MixerBatch batch, Tensor? window, Tensor? sequenceIds) =>
-        convolution is null
-            ? (batch.Input, null)
-            : convolution.forward(LinearStep.Apply(inputProjection!, batch.Input), window, batch.Lengths, sequenceIds);
+    private (Tensor Input, Tensor? Window) Driven(Tensor input, MixerBatch batch, Tensor? window, Tensor? sequenceIds) =>
+        convolution is null ? (input, null) : convolution.forward(input, window, batch.Lengths, sequenceIds);
 
     /// <summary>Bool [B, T]: true at the first token of every sequence, packed or not; null where all rows continue a state.</summary>
     private static Tensor? FirstTokens(MixerBatch batch, GriffinState? state, Tensor? sequenceIds)

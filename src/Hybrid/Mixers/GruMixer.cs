@@ -50,7 +50,8 @@ public sealed class GruState : MixerState
 /// <remarks>
 /// Layer i holds the tensors that torch.nn.GRU names <c>weight_ih_l{i}</c>, <c>weight_hh_l{i}</c>, <c>bias_ih_l{i}</c> and
 /// <c>bias_hh_l{i}</c> as <c>layers.{i}.weight_ih_l0</c> and so on, rows in torch's order reset, update, new. The unit is not linear in
-/// h, so its steps cannot run side by side; torch's own loop runs them, in the dtype of the weights. Packed rows are unpacked into one
+/// h, so its steps cannot run side by side; where <see cref="Kernels.GatedRecurrentUnit"/> cannot run them one after the other in float32,
+/// torch's own loop does, in the dtype of the weights. Packed rows are unpacked into one
 /// row a sequence, which reads the ids on the host and takes memory for every sequence as if it were as long as the longest.
 /// </remarks>
 public sealed class GruMixer : SequenceMixer
@@ -73,7 +74,7 @@ public sealed class GruMixer : SequenceMixer
         options.Validate();
         innerSize = options.InnerSize ?? width;
         var count = (int)options.NumLayers;
-        layers = new ModuleList<GRU>([.. Enumerable.Range(0, count).Select(i => Layer(i == 0 ? width : innerSize, innerSize, options.UseBias))]);
+        layers = new ModuleList<GRU>([.. Enumerable.Range(0, count).Select(i => CreateLayer(i == 0 ? width : innerSize, innerSize, options.UseBias))]);
         outProjection = innerSize == width ? null : Linear(innerSize, width, hasBias: options.UseBias);
         RegisterComponents();
     }
@@ -128,16 +129,27 @@ public sealed class GruMixer : SequenceMixer
         for (var i = 0; i < states.Length; i++)
         {
             // A layer's output is its state, so the state after the last real token of a padded row is an output too.
-            var initial = hidden?.select(1, i).to_type(x.dtype).unsqueeze(0).contiguous();
-            (x, _) = layers[i].call(x, initial);
+            x = Layer(layers[i], x, hidden?.select(1, i));
             states[i] = last is null ? x.select(1, shape[1] - 1) : x.gather(1, last).squeeze(1);
         }
 
         return (x, stack(states, 1));
     }
 
+    /// <summary>One layer: input [B, T, D or E] and state [B, E], or null, to [B, T, E].</summary>
+    private static Tensor Layer(GRU layer, Tensor x, Tensor? hidden)
+    {
+        var (inputWeight, inputBias) = (Weight("weight_ih_l0")!, Weight("bias_ih_l0"));
+        var (weight, bias) = (Weight("weight_hh_l0")!, Weight("bias_hh_l0"));
+        return GatedRecurrentUnit.Simd.CanRun(("x", x), ("weight", weight), ("hidden", hidden))
+            ? GatedRecurrentUnit.Apply(LinearStep.Linear(x, inputWeight, inputBias), weight, bias, hidden)
+            : layer.call(x, hidden?.to_type(x.dtype).unsqueeze(0).contiguous()).Item1;
+
+        Parameter? Weight(string name) => layer.get_parameter(name);
+    }
+
     /// <summary>A layer that belongs to its mixer alone: one made inside a dispose scope would lose its parameters with the scope.</summary>
-    private static GRU Layer(long inputSize, long innerSize, bool bias)
+    private static GRU CreateLayer(long inputSize, long innerSize, bool bias)
     {
         var layer = GRU(inputSize, innerSize, bias: bias, batchFirst: true);
         foreach (var parameter in layer.parameters())

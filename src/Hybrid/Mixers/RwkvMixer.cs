@@ -149,18 +149,28 @@ public sealed class RwkvMixer : SequenceMixer
         using var scope = NewDisposeScope();
         var batch = MixerBatch.Begin(this, x, context, key.weight.dtype);
         var state = RequireState<RwkvState>(context.State, batch.Size);
-        var restarts = PackedRows.Restarts(context.SequenceIds);
+        if (batch.Length == 1 && state is not null && RwkvStep.Apply(batch.Input, StepWeights(), state.LastToken, state.Sums) is { } step)
+        {
+            state.Advance(batch.Length, batch.Lengths);
+            return LinearStep.Apply(output, step).MoveToOuterDisposeScope();
+        }
 
+        var restarts = PackedRows.Restarts(context.SequenceIds);
         var shift = new TokenShift(batch.Input, state?.LastToken, restarts);
-        var r = LinearStep.Apply(receptance, shift.Mix(receptanceShare)).sigmoid();      // [B, T, E]
+        var r = LinearStep.Apply(receptance, shift.Mix(receptanceShare));                // [B, T, E]
         var k = LinearStep.Apply(key, shift.Mix(keyShare));                              // [B, T, E]
         var v = LinearStep.Apply(value, shift.Mix(valueShare));                          // [B, T, E]
-        var (mean, sums) = Wkv.Apply(options.Form, Decay(shift), timeFirst, k, v, state?.Sums, batch.Mask, restarts);
+        var (y, sums) = Wkv.Apply(options.Form, Decay(shift), timeFirst, k, v, state?.Sums, batch.Mask, restarts, r, stateGradient: false);
 
         state?.Update(shift.Last(batch.Lengths), sums);
         state?.Advance(batch.Length, batch.Lengths);
-        return batch.End(LinearStep.Apply(output, r * mean)).MoveToOuterDisposeScope();
+        return batch.End(LinearStep.Apply(output, y)).MoveToOuterDisposeScope();
     }
+
+    private RwkvStepWeights StepWeights() => decay is null || decayShare is null
+        ? new(options.Form, [keyShare, valueShare, receptanceShare], [key.weight, value.weight, receptance.weight], timeDecay, timeFirst)
+        : new(
+            options.Form, [keyShare, valueShare, receptanceShare, decayShare], [key.weight, value.weight, receptance.weight, decay.weight], timeDecay, timeFirst);
 
     /// <summary>The raw decay w in the precision of the state: [B, T, E] where it depends on the data, else [E].</summary>
     private Tensor Decay(TokenShift shift)

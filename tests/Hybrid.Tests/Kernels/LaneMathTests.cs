@@ -13,8 +13,10 @@ public unsafe class LaneMathTests
     {
         { "exp", -87, 88 },
         { "exp2", -125, 126 },
+        { "expm1", -90, 88 },
         { "sigmoid", -80, 80 },
         { "silu slope", -30, 30 },
+        { "tanh", -30, 30 },
         { "softplus", -80, 200 },
     };
 
@@ -55,7 +57,7 @@ public unsafe class LaneMathTests
     private static void Special<TLane>()
         where TLane : struct, ILane<TLane>
     {
-        foreach (var name in new[] { "exp", "exp2", "sigmoid", "softplus" })
+        foreach (var name in new[] { "exp", "exp2", "expm1", "sigmoid", "softplus", "tanh" })
         {
             Assert.True(float.IsNaN(Of<TLane>(name, float.NaN)), $"{typeof(TLane).Name} {name}(NaN)");
             foreach (var x in new[] { float.NegativeInfinity, -1e30f, -1000f, 1000f, 1e30f, float.PositiveInfinity })
@@ -73,8 +75,10 @@ public unsafe class LaneMathTests
         {
             "exp" => LaneMath.Exp(lane),
             "exp2" => LaneMath.Exp2(lane),
+            "expm1" => LaneMath.Expm1(lane),
             "sigmoid" => LaneMath.Sigmoid(lane),
             "silu slope" => LaneMath.SiluSlope(lane),
+            "tanh" => LaneMath.Tanh(lane),
             _ => LaneMath.Softplus(lane),
         };
         var values = stackalloc float[TLane.Count];
@@ -89,7 +93,9 @@ public unsafe class LaneMathTests
         {
             "exp" => Math.Exp(x),
             "exp2" => Math.Pow(2, x),
+            "expm1" => Math.Abs(x) < 1e-2 ? x + (x * x / 2) + (x * x * x / 6) + (x * x * x * x / 24) : Math.Exp(x) - 1,
             "sigmoid" => sigmoid,
+            "tanh" => Math.Tanh(x),
             "silu slope" => sigmoid * (1 + (x * (1 - sigmoid))),
             _ => x > 30 ? x : x < -30 ? Math.Exp(x) : Math.Log(1 + Math.Exp(x)) is var log && x < -5 ? Series(Math.Exp(x)) : log,
         };

@@ -35,6 +35,19 @@ public class RecordedGradientTests
             ConvolutionLeaves,
             x => [CausalConv1d.Apply(x[0], x[1], x[2], Activation.Silu, null, null, Values.Normal(5, 2, 20).gt(1).to_type(ScalarType.Int64).cumsum(1)).Y, x[3]]),
         ["convolution with another activation"] = (ConvolutionLeaves, x => [CausalConv1d.Apply(x[0], x[1], x[2], Activation.Gelu, x[3]).Y]),
+        ["linear recurrence"] = (() => ChannelLeaves(37, 19), x => [.. Outputs(LinearRecurrence.Apply(x[0] * x[2], x[0].sin() - 1, x[1]))]),
+        ["gated average"] = (
+            () => ChannelLeaves(37, 19),
+            x => [.. Outputs(GatedAverage.Apply(cat([x[0], x[0].cos()], -1), x[2], x[0] * 0.5, x[1], Values.Normal(11, 2, 37).gt(-1)))]),
+        ["rg-lru"] = (
+            () => ChannelLeaves(37, 19),
+            x => [.. Outputs(RgLru.Apply(
+                x[0], x[2].view(19, 1, 1), x[2].view(19, 1), x[2].cos().view(19, 1, 1), x[2].view(19, 1), x[2], x[1], Values.Normal(12, 2, 37).gt(1)))]),
+        ["wkv"] = (() => ChannelLeaves(37, 19), x => Sums(WkvForm.DataDependent, x, x[0].sin())),
+        ["wkv of rwkv-4"] = (() => ChannelLeaves(37, 19), x => Sums(WkvForm.Rwkv4, x, x[2] - 1)),
+        ["gru"] = (
+            () => [Values.Normal(1, 2, 9, 15), Values.Normal(2, 2, 5), Values.Normal(3, 15, 5) * 0.4f, Values.Normal(4, 15)],
+            x => [GatedRecurrentUnit.Apply(x[0], x[2], x[3], x[1])]),
         ["norm"] = (() => [Values.Normal(1, 3, 37), Values.Normal(2, 37)], x => [Norm(x[0], x[1])]),
         ["norm twice"] = (() => [Values.Normal(1, 3, 37), Values.Normal(2, 37)], x => [Norm(Norm(x[0], x[1]) * x[0].sin(), x[1])]),
     };
@@ -116,6 +129,17 @@ public class RecordedGradientTests
         var (y, state) = SelectiveScan.Apply(
             x[0], x[0].sin(), x[1].exp().neg(), x[2], x[2].cos(), x[3], x[0] * 0.5, x[3] * 0.5, true, x[4], mask, restart, stateGradient);
         return [y, state];
+    }
+
+    private static Tensor[] ChannelLeaves(long time, long channels) => [Values.Normal(1, 2, time, channels), Values.Normal(2, 2, channels), Values.Normal(3, channels)];
+
+    private static Tensor[] Outputs((Tensor Y, Tensor State) results) => [results.Y, results.State];
+
+    private static Tensor[] Sums(WkvForm form, Tensor[] x, Tensor decay)
+    {
+        var (y, state) = Wkv.Apply(
+            form, decay, x[2], x[0], x[0].cos(), new WkvState(x[1], x[1].exp(), zeros_like(x[1])), receptance: x[0] * 0.5);
+        return [y, state.Numerator * state.Maximum.exp(), state.Denominator * state.Maximum.exp()];
     }
 
     private static Tensor[] ConvolutionLeaves() => [Values.Normal(1, 2, 20, 19), Values.Normal(2, 19, 4), Values.Normal(3, 19), Values.Normal(4, 2, 3, 19)];

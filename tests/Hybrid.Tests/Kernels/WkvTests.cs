@@ -47,7 +47,9 @@ public class WkvTests
 
         TensorAssert.Close(golden.Get("out.wkv"), y, Tolerance, $"{name} wkv");
         var expected = new WkvState(golden.Get("out.state_num"), golden.Get("out.state_den"), golden.Get("out.state_max"));
-        TensorAssert.Close(expected.Maximum, state.Maximum, 1e-6, $"{name} state_max");
+
+        // The maximum is rounded at every step; the sums make up for it, which the next two lines see.
+        TensorAssert.Close(expected.Maximum, state.Maximum, Tolerance, $"{name} state_max");
         var scale = (state.Maximum - expected.Maximum).exp();
         TensorAssert.Close(expected.Numerator, state.Numerator * scale, Tolerance, $"{name} state_num");
         TensorAssert.Close(expected.Denominator, state.Denominator * scale, Tolerance, $"{name} state_den");

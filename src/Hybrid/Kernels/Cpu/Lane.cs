@@ -37,6 +37,8 @@ internal unsafe interface ILane<TSelf>
 
     static abstract TSelf Round(TSelf value);
 
+    static abstract TSelf Sqrt(TSelf value);
+
     /// <summary>
     /// value * 2^exponent for a value between 0.5 and 2 and a whole exponent, be it infinite. What is below normal numbers may be 0, and what is
     /// above 2^127 may be infinity; NaN stays NaN.
@@ -84,6 +86,8 @@ internal readonly unsafe struct Lane512(Vector512<float> value) : ILane<Lane512>
         new(Vector512.MultiplyAddEstimate(left.value, right.value, addend.value));
 
     public static Lane512 Round(Lane512 value) => new(Vector512.Round(value.value));
+
+    public static Lane512 Sqrt(Lane512 value) => new(Vector512.Sqrt(value.value));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lane512 Scale(Lane512 value, Lane512 exponent)
@@ -140,6 +144,8 @@ internal readonly unsafe struct Lane256(Vector256<float> value) : ILane<Lane256>
 
     public static Lane256 Round(Lane256 value) => new(Vector256.Round(value.value));
 
+    public static Lane256 Sqrt(Lane256 value) => new(Vector256.Sqrt(value.value));
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lane256 Scale(Lane256 value, Lane256 exponent)
     {
@@ -189,6 +195,8 @@ internal readonly unsafe struct Lane128(Vector128<float> value) : ILane<Lane128>
         new(Vector128.MultiplyAddEstimate(left.value, right.value, addend.value));
 
     public static Lane128 Round(Lane128 value) => new(Vector128.Round(value.value));
+
+    public static Lane128 Sqrt(Lane128 value) => new(Vector128.Sqrt(value.value));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Lane128 Scale(Lane128 value, Lane128 exponent)

@@ -61,6 +61,40 @@ internal static class LaneMath
         return TLane.Scale(p, n);
     }
 
+    /// <summary>
+    /// exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1) with n and r as in <see cref="Exp"/>, and one more term of the series: small results keep
+    /// their relative precision.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TLane Expm1<TLane>(TLane x)
+        where TLane : struct, ILane<TLane>
+    {
+        var one = TLane.Broadcast(1);
+        x = TLane.AtMost(TLane.Broadcast(Highest), TLane.AtLeast(TLane.Broadcast(Lowest), x));
+        var n = TLane.Round(x * TLane.Broadcast(Log2E));
+        var r = TLane.MultiplyAdd(n, TLane.Broadcast(-Ln2High), x);
+        r = TLane.MultiplyAdd(n, TLane.Broadcast(-Ln2Low), r);
+        var p = TLane.MultiplyAdd(r, TLane.Broadcast(1f / 5040), TLane.Broadcast(1f / 720));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(1f / 120));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(1f / 24));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(1f / 6));
+        p = TLane.MultiplyAdd(p, r, TLane.Broadcast(0.5f));
+        p = TLane.MultiplyAdd(p, r, one) * r;
+        var power = TLane.Scale(one, n);
+        return TLane.MultiplyAdd(p, power, power - one);
+    }
+
+    /// <summary>tanh(x), from t = exp(-2 |x|) - 1: -t / (t + 2) with the sign of x.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static TLane Tanh<TLane>(TLane x)
+        where TLane : struct, ILane<TLane>
+    {
+        var negative = TLane.AtMost(TLane.Zero, x) - TLane.AtLeast(TLane.Zero, x);
+        var t = Expm1(negative + negative);
+        var below = t / (t + TLane.Broadcast(2));
+        return TLane.WhereLess(x, TLane.Zero, below, TLane.Zero - below);
+    }
+
     /// <summary>1 / (1 + exp(-x)).</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static TLane Sigmoid<TLane>(TLane x)

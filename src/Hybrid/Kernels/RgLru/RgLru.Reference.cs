@@ -5,10 +5,22 @@ namespace Hybrid.Kernels;
 
 public static partial class RgLru
 {
-    private const double Exponent = 8;
+    /// <summary>How much faster than the rate the decay of an open gate is.</summary>
+    internal const double Exponent = 8;
 
     // The smallest normal float32. A gate that is exactly 0 makes 1 - a^2 exactly 0, where the root has no derivative.
     private const double SmallestSquare = 1.1754944e-38;
+
+    /// <summary>The unit from plain tensor operations, on any device, differentiable by autograd; on CUDA its recurrence in kernels.</summary>
+    internal static (Tensor Y, Tensor FinalState) Reference(
+        Tensor x, Tensor inputGateWeight, Tensor inputGateBias, Tensor recurrentGateWeight, Tensor recurrentGateBias, Tensor recurrentParam,
+        Tensor? initialState, Tensor? firstTokens, Tensor? mask)
+    {
+        var (logDecay, input) = Coefficients(
+            x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, firstTokens);
+        var (y, state) = LinearRecurrence.Composed(input, logDecay, initialState, mask, firstTokens, stateGradient: true);
+        return (y.to_type(x.dtype), state);
+    }
 
     /// <summary>
     /// The recurrence behind the gates, [B, T, E] each: log a_t, and the driving term sqrt(1 - a_t^2) i_t x_t, whose factor is 1 at first
@@ -18,17 +30,22 @@ public static partial class RgLru
         Tensor x, Tensor inputGateWeight, Tensor inputGateBias, Tensor recurrentGateWeight, Tensor recurrentGateBias, Tensor recurrentParam, Tensor? firstTokens)
     {
         var dtype = x.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
-        var inputGate = Gate(x, inputGateWeight, inputGateBias, dtype);
-        var recurrentGate = Gate(x, recurrentGateWeight, recurrentGateBias, dtype);
+        return Coefficients(
+            x.to_type(dtype), Gate(x, inputGateWeight, inputGateBias, dtype), Gate(x, recurrentGateWeight, recurrentGateBias, dtype),
+            recurrentParam.to_type(dtype).softplus() * -Exponent, firstTokens);
+    }
 
-        var logDecay = recurrentGate * (recurrentParam.to_type(dtype).softplus() * -Exponent);
+    /// <summary>The same from the gates [B, T, E] and the rate -8 softplus(p) [E].</summary>
+    private static (Tensor LogDecay, Tensor Input) Coefficients(Tensor x, Tensor inputGate, Tensor recurrentGate, Tensor rate, Tensor? firstTokens)
+    {
+        var logDecay = recurrentGate * rate;
         var multiplier = (logDecay * 2).expm1().neg().clamp_min(SmallestSquare).sqrt();
         if (firstTokens is not null)
         {
             multiplier = multiplier.masked_fill(firstTokens.unsqueeze(-1), 1);
         }
 
-        return (logDecay, multiplier * inputGate * x.to_type(dtype));
+        return (logDecay, multiplier * inputGate * x);
     }
 
     /// <summary>sigmoid(x W + b) with block-diagonal W: [B, T, E].</summary>

@@ -23,6 +23,10 @@ public static partial class RgLru
     /// <param name="initialState">State before the first step [B, E], or null for zeros.</param>
     /// <param name="firstTokens">Bool [B, T], true at the first token of a sequence, which forgets the state; null means none.</param>
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
+    /// <param name="stateGradient">
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of
+    /// the graph.
+    /// </param>
     /// <returns>All states [B, T, E] in the dtype of <paramref name="x"/>, and the state after the last step [B, E].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public static (Tensor Y, Tensor FinalState) Apply(
@@ -34,14 +38,21 @@ public static partial class RgLru
         Tensor recurrentParam,
         Tensor? initialState = null,
         Tensor? firstTokens = null,
-        Tensor? mask = null)
+        Tensor? mask = null,
+        bool stateGradient = true)
     {
         Validate(x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask);
         using var scope = NewDisposeScope();
-        var (logDecay, input) = Coefficients(
-            x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, firstTokens);
-        var (y, state) = LinearRecurrence.Apply(input, logDecay, initialState, mask, firstTokens);
-        return (y.to_type(x.dtype).MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
+        var canRun = Simd.CanRun(
+            ("x", x), ("inputGateWeight", inputGateWeight), ("inputGateBias", inputGateBias), ("recurrentGateWeight", recurrentGateWeight),
+            ("recurrentGateBias", recurrentGateBias), ("recurrentParam", recurrentParam), ("initialState", initialState), ("firstTokens", firstTokens),
+            ("mask", mask));
+        var (y, state) = canRun
+            ? Cpu(
+                x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask, stateGradient)
+            : Reference(
+                x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask);
+        return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 
     private static void Validate(

@@ -99,7 +99,16 @@ internal readonly unsafe struct RowView
         }
     }
 
+    private RowView(float* first, long batch, long time)
+    {
+        this.first = first;
+        (this.batch, this.time) = (batch, time);
+    }
+
     public bool Exists => first != null;
+
+    /// <summary>The same rows from a later channel on.</summary>
+    public RowView From(int channel) => Exists ? new(first + channel, batch, time) : this;
 
     public float* At(int row, int step) => first + (row * batch) + (step * time);
 

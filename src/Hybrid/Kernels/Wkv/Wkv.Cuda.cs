@@ -100,15 +100,11 @@ public static partial class Wkv
                 [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
 
-        /// <summary>The reference takes the raw decay w, which the logarithm of the decay that the kernel takes is a function of.</summary>
         private static IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> all)
         {
             var x = WkvTensors.From(all);
-            var isConstant = x.LogDecay.Dimensions == 1;
-            var decay = isConstant ? x.LogDecay.neg().log() : x.LogDecay.neg().expm1().log();
             var state = x.Numerator is null ? (WkvState?)null : new WkvState(x.Numerator, x.Denominator!, x.Maximum!);
-            var (y, final) = Wkv.Reference(
-                isConstant ? WkvForm.Rwkv4 : WkvForm.DataDependent, decay, x.Bonus, x.Key, x.Value, state, x.Mask, x.Restart);
+            var (y, final) = Wkv.Reference(x.LogDecay.Dimensions == 3, x.LogDecay, x.Bonus, x.Key, x.Value, null, state, x.Mask, x.Restart);
             return [y, final.Numerator, final.Denominator];
         }
 
@@ -140,7 +136,7 @@ public static partial class Wkv
             ];
             var upstream = SelfTest.Values(8, 1, batch, time, channels).to(device);
             var fast = Results(ScalarType.Float32, x => Cuda(kernel, form, x[0], x[1], x[2], x[3], new(x[4], x[5], x[6]), null, null));
-            var slow = Results(ScalarType.Float64, x => Reference(form, x[0], x[1], x[2], x[3], new(x[4], x[5], x[6]), null, null));
+            var slow = Results(ScalarType.Float64, x => Reference(form, x[0], x[1], x[2], x[3], null, new(x[4], x[5], x[6]), null, null));
             return SelfTest.Compare(slow, fast, 1e-4);
 
             List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor Y, WkvState State)> run)

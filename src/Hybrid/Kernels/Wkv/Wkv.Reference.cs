@@ -22,7 +22,17 @@ public static partial class Wkv
     /// of the maximum itself, so that huge keys cost no precision.
     /// </remarks>
     internal static (Tensor Y, WkvState FinalState) Reference(
-        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart)
+        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, Tensor? receptance, WkvState? initialState, Tensor? mask, Tensor? restart)
+    {
+        var dtype = key.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        return Reference(
+            form == WkvForm.DataDependent, LogDecay(form, decay.to_type(dtype)), bonus, key, value, receptance, initialState, mask, restart);
+    }
+
+    /// <summary>The same from log d, [B, T, E] or [E].</summary>
+    private static (Tensor Y, WkvState FinalState) Reference(
+        bool dataDependent, Tensor logDecay, Tensor bonus, Tensor key, Tensor value, Tensor? receptance, WkvState? initialState, Tensor? mask,
+        Tensor? restart)
     {
         var dtype = key.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var shape = key.shape;
@@ -30,11 +40,10 @@ public static partial class Wkv
         var padding = mask?.logical_not().unsqueeze(-1);
         var starts = restart?.unsqueeze(-1);
 
-        var logDecay = LogDecay(form, decay.to_type(dtype)).expand(shape);
         var logWeight = key.to_type(dtype);
         var current = Split(logWeight, 0);                                               // [B, C, L, E], as all that follows
         var values = Split(value.to_type(dtype), 0);
-        var steps = Split(Fill(Fill(logDecay, padding, 0), starts, double.NegativeInfinity), 0);
+        var steps = Split(Fill(Fill(logDecay.expand(shape), padding, 0), starts, double.NegativeInfinity), 0);
         var keys = Split(Fill(logWeight, padding, NoKey), NoKey);
 
         var (sums, maximum) = InitialState(initialState?.Numerator, initialState?.Denominator, initialState?.Maximum, key, dtype);
@@ -44,10 +53,12 @@ public static partial class Wkv
         var driven = stack([weights * values, weights], 3);                              // [B, C, L, 2, E]
         var (previous, finalSums) = RunningSums(keep.unsqueeze(3), driven, sums);
 
-        var passed = form == WkvForm.DataDependent ? steps : Split(Fill(zeros_like(logWeight), starts, double.NegativeInfinity), 0);
-        var y = WeightedMean(previous, before, passed, current, bonus.to_type(dtype), values, form == WkvForm.DataDependent ? Epsilon : 0);
+        var passed = dataDependent ? steps : Split(Fill(zeros_like(logWeight), starts, double.NegativeInfinity), 0);
+        var y = WeightedMean(previous, before, passed, current, bonus.to_type(dtype), values, dataDependent ? Epsilon : 0);
         var final = finalSums.unbind(1);
-        return (y.reshape(batch, -1, channels).narrow(1, 0, time).to_type(key.dtype), new(final[0], final[1], finalMaximum));
+        y = y.reshape(batch, -1, channels).narrow(1, 0, time);
+        y = receptance is null ? y : y * receptance.to_type(dtype).sigmoid();
+        return (y.to_type(key.dtype), new(final[0], final[1], finalMaximum));
     }
 
     private static Tensor LogDecay(WkvForm form, Tensor decay) => form == WkvForm.Rwkv4 ? decay.exp().neg() : decay.softplus().neg();

@@ -1,3 +1,4 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
@@ -47,6 +48,7 @@ public static partial class Wkv
     /// <param name="initialState">The sums before the first step; null for none.</param>
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from nothing; null means none.</param>
+    /// <param name="receptance">Raw receptance r [B, T, E], which makes the output <c>sigmoid(r_t) y_t</c>; null means none.</param>
     /// <param name="stateGradient">
     /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of
     /// the graph.
@@ -62,16 +64,25 @@ public static partial class Wkv
         WkvState? initialState = null,
         Tensor? mask = null,
         Tensor? restart = null,
+        Tensor? receptance = null,
         bool stateGradient = true)
     {
-        Validate(form, decay, bonus, key, value, initialState, mask, restart);
+        Validate(form, decay, bonus, key, value, initialState, mask, restart, receptance);
         using var scope = NewDisposeScope();
         var device = OnCuda(
-            key, (nameof(decay), decay), (nameof(bonus), bonus), (nameof(value), value), ("initialState", initialState?.Numerator),
-            (nameof(mask), mask), (nameof(restart), restart));
-        var (y, state) = device is { } kernel
-            ? Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient)
-            : Reference(form, decay, bonus, key, value, initialState, mask, restart);
+            key, (nameof(decay), decay), (nameof(bonus), bonus), (nameof(value), value), (nameof(mask), mask), (nameof(restart), restart),
+            ("initialState.Numerator", initialState?.Numerator), ("initialState.Denominator", initialState?.Denominator),
+            ("initialState.Maximum", initialState?.Maximum));
+        var canRun = key.device_type != DeviceType.CUDA && Simd.CanRun(
+            ("key", key), ("decay", decay), ("bonus", bonus), ("value", value), ("receptance", receptance), ("mask", mask), ("restart", restart),
+            ("initialState.Numerator", initialState?.Numerator), ("initialState.Denominator", initialState?.Denominator),
+            ("initialState.Maximum", initialState?.Maximum));
+        var (y, state) = (device, canRun) switch
+        {
+            ({ } kernel, _) => Gated(Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient), receptance),
+            (_, true) => Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient),
+            _ => Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart),
+        };
         return (
             y.MoveToOuterDisposeScope(),
             new(
@@ -80,8 +91,12 @@ public static partial class Wkv
                 state.Maximum.MoveToOuterDisposeScope()));
     }
 
+    private static (Tensor Y, WkvState FinalState) Gated((Tensor Y, WkvState FinalState) mean, Tensor? receptance) =>
+        receptance is null ? mean : mean with { Y = mean.Y * receptance.sigmoid() };
+
     private static void Validate(
-        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart)
+        WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart,
+        Tensor? receptance)
     {
         var shape = key.shape;
         if (shape.Length != 3 || shape.Any(size => size < 1))
@@ -95,6 +110,7 @@ public static partial class Wkv
         Require("value", value, shape);
         Require("mask", mask, batch, time);
         Require("restart", restart, batch, time);
+        Require("receptance", receptance, shape);
         if (initialState is { } state)
         {
             Require("initialState.Numerator", state.Numerator, batch, channels);

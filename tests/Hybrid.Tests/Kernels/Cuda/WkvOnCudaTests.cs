@@ -51,7 +51,7 @@ public class WkvOnCudaTests
         Tensor[] inputs = [randn(2, 140, 11).to_type(type), randn(11), randn(2, 140, 11).to_type(type), randn(2, 140, 11).to_type(type)];
         var upstream = randn(2, 140, 11).to_type(type);
         var half = Results(x => x, x => Wkv.Cuda(kernel, WkvForm.DataDependent, x[0], x[1], x[2], x[3], null, null, null).Y);
-        var wide = Results(x => x.to_type(ScalarType.Float32), x => Wkv.Reference(WkvForm.DataDependent, x[0], x[1], x[2], x[3], null, null, null).Y);
+        var wide = Results(x => x.to_type(ScalarType.Float32), x => Wkv.Reference(WkvForm.DataDependent, x[0], x[1], x[2], x[3], null, null, null, null).Y);
         Assert.Equal([type, type, ScalarType.Float32, type, type], half.Select(tensor => tensor.dtype));
         foreach (var (i, expected) in wide.Index())
         {
@@ -77,7 +77,7 @@ public class WkvOnCudaTests
         var kernel = new WkvOnCuda(HostCuda.Runtime());
         var (decay, bonus, k, v) = (form == WkvForm.Rwkv4 ? randn(3) : randn(2, 40, 3), randn(3), randn(2, 40, 3), randn(2, 40, 3));
         TensorAssert.Close(
-            Second((w, key) => Wkv.Reference(form, w, bonus, key, v, null, null, null).Y),
+            Second((w, key) => Wkv.Reference(form, w, bonus, key, v, null, null, null, null).Y),
             Second((w, key) => Wkv.Cuda(kernel, form, w, bonus, key, v, null, null, null, stateGradient: false).Y), 1e-4, "second derivative");
 
         Tensor Second(Func<Tensor, Tensor, Tensor> run)
@@ -106,7 +106,7 @@ public class WkvOnCudaTests
 
         // Maxima are rounded on the way; the sums make up for it, so they are compared relative to one maximum.
         Tensor? anchor = null;
-        var reference = Results(ScalarType.Float64, x => Wkv.Reference(form, x[0], x[1], x[2], x[3], StateOf(x), mask, restart));
+        var reference = Results(ScalarType.Float64, x => Wkv.Reference(form, x[0], x[1], x[2], x[3], null, StateOf(x), mask, restart));
         var fast = Results(ScalarType.Float32, x => Wkv.Cuda(kernel, form, x[0], x[1], x[2], x[3], StateOf(x), mask, restart));
         string[] names = ["y", "numerator", "denominator", "maximum", "decay", "bonus", "key", "value", "numerator before", "denominator before", "maximum before"];
         foreach (var (i, expected) in reference.Index())

@@ -1,0 +1,41 @@
+using Hybrid.Kernels.Cpu;
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+/// <summary>A SIMD kernel beside its reference of plain tensor operations.</summary>
+/// <param name="Name">Its name in the log.</param>
+/// <param name="SelfTest">Compares the two; null where they agree, else how they differ.</param>
+internal sealed record CpuKernel(string Name, Func<string?> SelfTest)
+{
+    /// <summary>True where the kernel can run on the tensors of a call; otherwise the dispatcher logs why not.</summary>
+    /// <param name="tensors">All of them under their names; null ones are none.</param>
+    public bool CanRun(params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) => Agrees(LaneTasks.CanRun(out var reason, tensors), reason);
+
+    /// <summary><see cref="CanRun"/> for a kernel that reads and writes the memory of its tensors as it is: float32, each contiguous.</summary>
+    /// <param name="tensors">All of them under their names; null ones are none.</param>
+    public bool CanRunInPlace(params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
+    {
+        var fits = LaneTasks.CanRunFloat32(out var reason, tensors);
+        foreach (var (name, tensor) in tensors)
+        {
+            if (fits && tensor?.is_contiguous() == false)
+            {
+                (fits, reason) = (false, $"{name} is not contiguous");
+            }
+        }
+
+        return Agrees(fits, reason);
+    }
+
+    private bool Agrees(bool fits, string reason)
+    {
+        if (fits && KernelDispatcher.Agrees(Name, SelfTest, out reason))
+        {
+            return true;
+        }
+
+        KernelDispatcher.Refused(Name, reason);
+        return false;
+    }
+}
