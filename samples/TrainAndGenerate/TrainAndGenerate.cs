@@ -9,7 +9,7 @@ using static TorchSharp.torch;
 namespace Hybrid.Samples;
 
 internal sealed record RunOptions(
-    string Config, string? Text, int? Steps, string? Resume, long? Seed, string Output, string? Prompt);
+    string Config, string? Text, int? Steps, string? Resume, ScalarType? Precision, long? Seed, string Output, string? Prompt);
 
 internal static class Defaults
 {
@@ -47,25 +47,26 @@ internal static class TrainAndGenerate
         var config = checkpoint?.Config ?? HybridConfig.Load(RepositoryFiles.Find(options.Config));
         var training = config.Training ?? new TrainingOptions();
         training = training with { Steps = options.Steps ?? training.Steps, Seed = options.Seed ?? training.Seed };
-        config = config with { Training = training };
+        var architecture = config.Model ?? throw new ArgumentException($"{options.Config} has no [model] table.");
+        config = config with { Training = training, Model = architecture with { Precision = options.Precision ?? architecture.Precision } };
 
         var corpusText = CorpusText.Read(options.Text);
         manual_seed(training.Seed);
-        using var model = new CausalLanguageModel(config.Model ?? throw new ArgumentException($"{options.Config} has no [model] table."));
+        using var model = new CausalLanguageModel(config.Model);
         var tokens = new ByteTokenizer().Encode(corpusText.Text);
         var corpus = new TokenCorpus(tokens, training.ValidationFraction);
         using var trainer = new LanguageModelTrainer(model, corpus, training);
         checkpoint?.LoadInto(model);
-        checkpoint?.LoadOptimizer(trainer.Optimizer, model);
+        checkpoint?.LoadOptimizer(trainer.Optimizer, model, trainer.Masters, trainer.Scaler);
         var firstStep = (int)(checkpoint?.Step ?? 0);
 
         AnsiConsole.MarkupLineInterpolated($"text      {corpusText.Description}: {corpus.TrainingCount:N0} bytes to train on, {corpus.ValidationCount:N0} held out");
-        AnsiConsole.MarkupLineInterpolated($"model     {model.CountParameters():N0} parameters, layers {string.Join(", ", model.Backbone.Pattern.Mixers)} ({model.Backbone.Pattern})");
+        AnsiConsole.MarkupLineInterpolated($"model     {model.CountParameters():N0} parameters in {config.Model.Precision}, layers {string.Join(", ", model.Backbone.Pattern.Mixers)} ({model.Backbone.Pattern})");
         AnsiConsole.MarkupLineInterpolated($"training  {training.Steps} steps of {training.BatchSize} x {training.SequenceLength} bytes, seed {training.Seed}");
 
         using var loop = new TrainingLoop(trainer, training);
         var reached = loop.Run(firstStep);
-        TrainingCheckpoint.Save(options.Output, model, config, trainer.Optimizer, reached);
+        TrainingCheckpoint.Save(options.Output, model, config, trainer.Optimizer, reached, masters: trainer.Masters, scaler: trainer.Scaler);
         var folder = Path.GetFullPath(options.Output);
         if (loop.Interrupted)
         {

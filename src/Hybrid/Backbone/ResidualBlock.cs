@@ -183,7 +183,7 @@ public sealed class ResidualBlock : SequenceMixer
     /// <summary>The feed-forward branch without a mixer, which would have checked the input and counted the tokens.</summary>
     private Tensor RunAlone(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
     {
-        var batch = MixerBatch.Begin(this, x, context, feedForwardNorm!.parameters().First().dtype);
+        var batch = MixerBatch.Begin(this, x, context, feedForward!.parameters().First().dtype);
         var state = RequireState<PositionState>(context.State, batch.Size);
         var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm), balanceLosses), feedForwardNorm);
         state?.Advance(batch.Length, batch.Lengths);

@@ -1,3 +1,4 @@
+using Hybrid.Training;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
@@ -6,26 +7,34 @@ namespace Hybrid.Checkpoints;
 /// <summary>
 /// The state of an AdamW by parameter name. Each parameter has <c>NAME.exp_avg</c> and <c>NAME.exp_avg_sq</c>, the moments in the shape of
 /// the parameter, <c>NAME.max_exp_avg_sq</c> with amsgrad, and the int64 number <c>NAME.step</c>: a parameter that got no gradient in
-/// some steps, such as one of a branch not taken, has fewer than the others.
+/// some steps, such as one of a branch not taken, has fewer than the others. One that is half precision in the model has <c>NAME.master</c>,
+/// the float32 weight that the optimizer updates.
 /// </summary>
 internal sealed class OptimizerSnapshot
 {
     private readonly List<(AdamW.Options Options, List<Entry> Entries)> groups = [];
 
     /// <param name="model">Gives the names.</param>
-    /// <param name="optimizer">An optimizer of parameters of the model.</param>
-    public OptimizerSnapshot(nn.Module model, AdamW optimizer)
+    /// <param name="optimizer">An optimizer of parameters of the model, or of their master weights.</param>
+    /// <param name="masters">The master weights; null means none.</param>
+    public OptimizerSnapshot(nn.Module model, AdamW optimizer, MasterWeights? masters)
     {
-        var names = new Dictionary<IntPtr, string>();
+        var (names, copies) = (new Dictionary<IntPtr, string>(), new HashSet<IntPtr>());
         foreach (var (name, parameter) in model.named_parameters())
         {
-            names.TryAdd(parameter.Handle, name);
+            var updated = masters?.Of(parameter) ?? parameter;
+            names.TryAdd(updated.Handle, name);
+            if (updated.Handle != parameter.Handle)
+            {
+                copies.Add(updated.Handle);
+            }
         }
 
         var states = new Queue<OptimizerState>(optimizer.state_dict().State);
         foreach (var group in optimizer.ParamGroups.Cast<AdamW.ParamGroup>())
         {
-            var entries = group.Parameters.Select(parameter => new Entry(NameOf(parameter), parameter, (AdamW.State)states.Dequeue()));
+            var entries = group.Parameters.Select(parameter =>
+                new Entry(NameOf(parameter), parameter, (AdamW.State)states.Dequeue(), copies.Contains(parameter.Handle)));
             groups.Add((group.Options, [.. entries]));
         }
 
@@ -33,7 +42,7 @@ internal sealed class OptimizerSnapshot
             ? name
             : throw new ArgumentException(
                 "TrainingCheckpoint: the optimizer must be of the parameters that the model has now; got another one, of shape "
-                + $"[{string.Join(", ", parameter.shape)}]. Make the optimizer after moving the model.",
+                + $"[{string.Join(", ", parameter.shape)}]. Make the optimizer after moving the model; give the master weights of one in mixed precision.",
                 nameof(optimizer));
     }
 
@@ -48,7 +57,7 @@ internal sealed class OptimizerSnapshot
     {
         using var scope = NewDisposeScope();
         var steps = Entries.Select(entry => (entry.Name + ".step", tensor(entry.State.step, dtype: ScalarType.Int64)));
-        SafeTensorsFile.Write(path, Entries.SelectMany(Moments).Concat(steps), metadata);
+        SafeTensorsFile.Write(path, Entries.SelectMany(Tensors).Concat(steps), metadata);
     }
 
     /// <summary>Sets the optimizer to what a file and the groups beside it say. Everything is checked before anything is set.</summary>
@@ -58,17 +67,17 @@ internal sealed class OptimizerSnapshot
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         var like = tensor(0L, dtype: ScalarType.Int64);
-        var expected = Entries.SelectMany(Moments).Concat(Entries.Select(entry => (entry.Name + ".step", like))).ToArray();
+        var expected = Entries.SelectMany(Tensors).Concat(Entries.Select(entry => (entry.Name + ".step", like))).ToArray();
         FileContent.Require(file, path, expected);
 
         var reader = new StateReader(file, path);
-        foreach (var (name, target) in Entries.SelectMany(Moments))
+        foreach (var (name, target) in Entries.SelectMany(Tensors))
         {
             using var inner = NewDisposeScope();
             target.copy_(reader.Read(name, target, []));
         }
 
-        foreach (var (name, parameter, state) in Entries)
+        foreach (var (name, parameter, state, _) in Entries)
         {
             // AdamW moves a parameter whose gradient is zero and passes over one that has none. zero_grad leaves zero where there ever
             // was a gradient, that is, where steps were counted: so must the gradients of the resumed run be.
@@ -82,9 +91,14 @@ internal sealed class OptimizerSnapshot
         }
     }
 
-    private static IEnumerable<(string Name, Tensor Tensor)> Moments(Entry entry)
+    private static IEnumerable<(string Name, Tensor Tensor)> Tensors(Entry entry)
     {
-        var (name, _, state) = entry;
+        var (name, parameter, state, isMaster) = entry;
+        if (isMaster)
+        {
+            yield return (name + ".master", parameter);
+        }
+
         yield return (name + ".exp_avg", state.exp_avg);
         yield return (name + ".exp_avg_sq", state.exp_avg_sq);
         if (state.max_exp_avg_sq is not null)
@@ -123,5 +137,5 @@ internal sealed class OptimizerSnapshot
         }
     }
 
-    private sealed record Entry(string Name, Parameter Parameter, AdamW.State State);
+    private sealed record Entry(string Name, Parameter Parameter, AdamW.State State, bool IsMaster);
 }

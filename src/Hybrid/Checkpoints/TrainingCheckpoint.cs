@@ -2,6 +2,7 @@ using System.Text;
 using Hybrid.Checkpoints.HuggingFace;
 using Hybrid.Configuration;
 using Hybrid.Modeling;
+using Hybrid.Training;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -10,9 +11,10 @@ namespace Hybrid.Checkpoints;
 
 /// <summary>
 /// A training run at one step, from which it goes on as if it had never stopped. It is a folder of <c>model.safetensors</c> (the weights,
-/// a shared one once), <c>config.toml</c>, <c>optimizer.safetensors</c> (the moments of AdamW by parameter name),
-/// <c>training.json</c> (step, options of the optimizer) and the folder <c>hub</c> (the tokenizer's files, and the configuration of a model that
-/// was loaded from a hub, so that a resumed one is saved in the same form). <see cref="Training.LanguageModelTrainer"/> seeds torch anew at each step,
+/// a shared one once), <c>config.toml</c>, <c>optimizer.safetensors</c> (the moments of AdamW and the master weights of mixed precision by
+/// parameter name), <c>training.json</c> (step, options of the optimizer, loss scale) and the folder <c>hub</c> (the tokenizer's files, and the
+/// configuration of a model that was loaded from a hub, so that a resumed one is saved in the same form).
+/// <see cref="LanguageModelTrainer"/> seeds torch anew at each step,
 /// so that there is no generator to restore.
 /// </summary>
 /// <remarks>
@@ -70,10 +72,13 @@ public sealed class TrainingCheckpoint
     /// <param name="optimizer">The optimizer of parameters of the model.</param>
     /// <param name="step">Optimizer steps done; 0 or more.</param>
     /// <param name="validationLoss">Loss on held-out data at this step, if known.</param>
+    /// <param name="masters">What the optimizer updates in the place of half-precision parameters; null means none.</param>
+    /// <param name="scaler">The loss scaler of a float16 run; null means none.</param>
     /// <exception cref="ArgumentException">Model, configuration and optimizer do not belong together.</exception>
     /// <exception cref="IOException">The folder holds other files, which would be lost, or cannot be written.</exception>
     public static void Save(
-        string folder, CausalLanguageModel model, HybridConfig config, AdamW optimizer, long step, double? validationLoss = null)
+        string folder, CausalLanguageModel model, HybridConfig config, AdamW optimizer, long step, double? validationLoss = null,
+        MasterWeights? masters = null, LossScaler? scaler = null)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(step);
         if (!model.IsMadeOfOptions)
@@ -89,12 +94,15 @@ public sealed class TrainingCheckpoint
                 nameof(config));
         }
 
-        var snapshot = new OptimizerSnapshot(model, optimizer);
+        var snapshot = new OptimizerSnapshot(model, optimizer, masters);
         var training = new TrainingState
         {
             Version = TrainingState.CurrentVersion,
             Step = step,
             ValidationLoss = validationLoss,
+            LossScaler = scaler is null
+                ? null
+                : new() { Scale = scaler.Scale, GrowthSteps = scaler.GrowthSteps, SkippedSteps = scaler.SkippedSteps },
             OptimizerGroups = snapshot.Groups,
         };
         new CheckpointFolder(folder, Files).Replace(target =>
@@ -164,11 +172,28 @@ public sealed class TrainingCheckpoint
     /// </summary>
     /// <param name="optimizer">An optimizer with the same parameters in the same groups.</param>
     /// <param name="model">The model whose parameters it has.</param>
-    /// <exception cref="InvalidDataException">The checkpoint does not fit the optimizer.</exception>
-    public void LoadOptimizer(AdamW optimizer, CausalLanguageModel model)
+    /// <param name="masters">What it updates in the place of half-precision parameters; null means none.</param>
+    /// <param name="scaler">The loss scaler of a float16 run; null means none.</param>
+    /// <exception cref="InvalidDataException">The checkpoint does not fit the optimizer, or has no loss scale for the scaler, or one without.</exception>
+    public void LoadOptimizer(AdamW optimizer, CausalLanguageModel model, MasterWeights? masters = null, LossScaler? scaler = null)
     {
+        var (path, saved) = (PathOf(StateFile), state.LossScaler);
+        if ((saved is null) != (scaler is null))
+        {
+            throw new InvalidDataException($"{path}: expected {(scaler is null ? "no" : "a")} loss scale; found {(saved is null ? "none" : "one")}.");
+        }
+
+        if (saved is { Scale: not (> 0 and < double.PositiveInfinity) } or { GrowthSteps: < 0 } or { SkippedSteps: < 0 })
+        {
+            throw new InvalidDataException($"{path}: expected a positive loss scale and counts of 0 or more; found {saved}.");
+        }
+
         using var file = OpenTensors(OptimizerFile);
-        new OptimizerSnapshot(model, optimizer).Restore(file, PathOf(OptimizerFile), state.OptimizerGroups);
+        new OptimizerSnapshot(model, optimizer, masters).Restore(file, PathOf(OptimizerFile), state.OptimizerGroups);
+        if (saved is not null)
+        {
+            scaler!.Restore(saved.Scale, saved.GrowthSteps, saved.SkippedSteps);
+        }
     }
 
     /// <summary>The tensors of a model with all their names: one that two modules share has two.</summary>

@@ -30,6 +30,9 @@ internal sealed record TrainingState
     /// <summary>Loss on held-out data at this step, if it was measured.</summary>
     public double? ValidationLoss { get; init; }
 
+    /// <summary>The loss scaler of a float16 run.</summary>
+    public LossScalerState? LossScaler { get; init; }
+
     /// <summary>The parameter groups of the optimizer.</summary>
     public required IReadOnlyList<OptimizerGroup> OptimizerGroups { get; init; }
 
@@ -65,6 +68,19 @@ internal sealed record TrainingState
         var text = Encoding.UTF8.GetBytes(JsonSerializer.Serialize(this, Json) + "\n");
         AtomicFile.Write(path, text.Length, stream => stream.Write(text));
     }
+}
+
+/// <summary>Where a loss scaler stands.</summary>
+internal sealed record LossScalerState
+{
+    /// <summary>The scale.</summary>
+    public required double Scale { get; init; }
+
+    /// <summary>Steps without overflow since it changed.</summary>
+    public required int GrowthSteps { get; init; }
+
+    /// <summary>Steps left out so far.</summary>
+    public required long SkippedSteps { get; init; }
 }
 
 /// <summary>The options of a parameter group of AdamW, and the names of its parameters.</summary>

@@ -63,6 +63,17 @@ public static partial class KernelDispatcher
         }
     }
 
+    /// <summary>Logs that compiled kernels cannot be kept in a folder, the first time.</summary>
+    /// <param name="folder">The folder.</param>
+    /// <param name="reason">Why not.</param>
+    internal static void NotKept(string folder, string reason)
+    {
+        if (Refusals.TryAdd((folder, reason), true))
+        {
+            LogNotKept(Logger, folder, reason);
+        }
+    }
+
     /// <summary>Forgets what was logged and tested, so that a reason is logged again and a kernel tested again.</summary>
     internal static void Forget()
     {
@@ -101,4 +112,7 @@ public static partial class KernelDispatcher
 
     [LoggerMessage(Level = LogLevel.Information, Message = "{Kernel}: the reference kernel runs, because {Reason}")]
     private static partial void LogRefusal(ILogger logger, string kernel, string reason);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "compiled kernels cannot be kept in {Folder}, so each process compiles them: {Reason}")]
+    private static partial void LogNotKept(ILogger logger, string folder, string reason);
 }

@@ -41,6 +41,9 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>False keeps to plain tensor operations. Default true.</summary>
+    public bool UseFusedKernels { get; init; } = true;
+
     /// <summary>Weights w [width].</summary>
     internal Tensor Weight => weight;
 
@@ -72,10 +75,15 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
                 $"GatedRmsNorm: the gate must be [{string.Join(", ", shape)}]; got [{string.Join(", ", gateShape)}].", nameof(gate));
         }
 
+        if (UseFusedKernels && input.device_type == DeviceType.CUDA && CudaNorm.For(("x", input), ("the gate", gate), ("weight", weight)) is { } norm)
+        {
+            return CudaNorm.Apply(norm, input, gate, weight, new CudaNormForm(form.Epsilon, form.Groups, NormBeforeGate));
+        }
+
         using var scope = NewDisposeScope();
         var dtype = input.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var (x, z, scale) = (input.to_type(dtype), gate.to_type(dtype), weight.to_type(dtype));
-        var y = RootMeanSquare.CanRun(x, scale, z) ? RootMeanSquare.Apply(x, scale, form, z) : RootMeanSquare.Reference(x, scale, z, form);
+        var y = UseFusedKernels && RootMeanSquare.CanRun(x, scale, z) ? RootMeanSquare.Apply(x, scale, form, z) : RootMeanSquare.Reference(x, scale, z, form);
         return y.to_type(input.dtype).MoveToOuterDisposeScope();
     }
 }

@@ -39,6 +39,10 @@ internal sealed class RescaledLayerNorm : nn.Module<Tensor, Tensor>
     /// <summary>Normalises.</summary>
     /// <param name="input">[..., width].</param>
     /// <returns>The same shape and dtype.</returns>
-    public override Tensor forward(Tensor input) =>
-        nn.functional.layer_norm(input, [width], weight, bias, training ? epsilon : evaluationEpsilon);
+    public override Tensor forward(Tensor input)
+    {
+        using var scope = NewDisposeScope();
+        var normal = nn.functional.layer_norm(input.to_type(weight.dtype), [width], weight, bias, training ? epsilon : evaluationEpsilon);
+        return normal.to_type(input.dtype).MoveToOuterDisposeScope();
+    }
 }

@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 namespace Hybrid.Layers;
 
 /// <summary>The weights of an <see cref="RgLru"/>, under the names of RecurrentGemma checkpoints.</summary>
-internal sealed class RgLruLayer : nn.Module
+internal sealed class RgLruLayer : nn.Module, IMixedPrecisionLayer
 {
     private const double SlowestDecay = 0.999;
     private const double FastestDecay = 0.9;
@@ -15,13 +15,13 @@ internal sealed class RgLruLayer : nn.Module
     private readonly Parameter recurrentParam;
 
     [ComponentName(Name = "input_gate_weight")]
-    private readonly Parameter inputGateWeight;
+    private Parameter inputGateWeight;
 
     [ComponentName(Name = "input_gate_bias")]
     private readonly Parameter inputGateBias;
 
     [ComponentName(Name = "recurrent_gate_weight")]
-    private readonly Parameter recurrentGateWeight;
+    private Parameter recurrentGateWeight;
 
     [ComponentName(Name = "recurrent_gate_bias")]
     private readonly Parameter recurrentGateBias;
@@ -48,11 +48,28 @@ internal sealed class RgLruLayer : nn.Module
     /// <summary>Decay rates and gate biases.</summary>
     public IEnumerable<Parameter> ParametersWithoutWeightDecay => [recurrentParam, inputGateBias, recurrentGateBias];
 
-    /// <summary>The dtype of the weights.</summary>
-    public ScalarType Type => recurrentParam.dtype;
+    /// <summary>The dtype of the gates' matrices, which that of the input must be.</summary>
+    public ScalarType Type => inputGateWeight.dtype;
 
     /// <summary>The device of the weights.</summary>
     public Device Device => recurrentParam.device;
+
+    /// <summary>Converts the gates' matrices; the decay rates and the biases stay as they are.</summary>
+    public void ConvertMatrices(ScalarType dtype)
+    {
+        Replace("input_gate_weight", ref inputGateWeight);
+        Replace("recurrent_gate_weight", ref recurrentGateWeight);
+
+        void Replace(string name, ref Parameter weight)
+        {
+            if (weight.dtype != dtype)
+            {
+                using var old = weight;
+                weight = MixedPrecision.Converted(old, dtype);
+                ConditionallyRegisterParameter(name, weight);
+            }
+        }
+    }
 
     /// <summary>The weights, with those of the convolution before the unit, for a decoding step.</summary>
     public GriffinStepWeights StepWeights(ShortConvolution convolution) => new(

@@ -21,7 +21,8 @@ public enum NormScale
 
 /// <summary>
 /// Root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467): <c>x / sqrt(mean(x^2) + eps) * weight</c> over the last
-/// dimension. Computed in float32, cast back, then scaled, as the reference models do; with a factor of 1 + weight, scaled before the cast.
+/// dimension. Computed in float32, cast back, then scaled, as the reference models do; with a factor of 1 + weight, or the
+/// float32 weight of mixed precision, scaled before the cast.
 /// </summary>
 public sealed class RmsNorm : nn.Module<Tensor, Tensor>
 {
@@ -67,7 +68,14 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         }
 
         var dtype = input.dtype;
-        if (UseFusedKernels && scale == NormScale.Weight && dtype == ScalarType.Float32 && RootMeanSquare.CanRun(input, weight))
+        if (UseFusedKernels && scale == NormScale.Weight && input.device_type == DeviceType.CUDA)
+        {
+            if (CudaNorm.For(("x", input), ("weight", weight)) is { } norm)
+            {
+                return CudaNorm.Apply(norm, input, null, weight!, new CudaNormForm(form.Epsilon, RoundNormal: weight!.dtype == dtype));
+            }
+        }
+        else if (UseFusedKernels && scale == NormScale.Weight && dtype == ScalarType.Float32 && RootMeanSquare.CanRun(input, weight))
         {
             return RootMeanSquare.Apply(input, weight, form);
         }
@@ -75,11 +83,11 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         var wide = dtype is ScalarType.Float64 or ScalarType.Float32 ? input : input.to_type(ScalarType.Float32);
 
-        // What multiplies before the cast: a factor of 1 + weight, and a weight where there is no cast.
+        // What multiplies before the cast: a factor of 1 + weight, and a weight in the precision of the arithmetic.
         var factor = scale switch
         {
             NormScale.OnePlusWeight => weight!.to_type(wide.dtype) + 1,
-            NormScale.Weight when weight!.dtype == dtype && dtype == wide.dtype => weight,
+            NormScale.Weight when weight!.dtype == wide.dtype => weight,
             _ => null,
         };
         var normal = UseFusedKernels && RootMeanSquare.CanRun(wide, factor)

@@ -31,7 +31,7 @@ internal readonly struct TokenShift
     /// <summary>Mixes each token with the one before it.</summary>
     /// <param name="share">Share m of the token itself [1, 1, D].</param>
     /// <returns>[B, T, D].</returns>
-    public Tensor Mix(Parameter share) => (input * share) + (shifted * (1 - share));
+    public Tensor Mix(Parameter share) => ((input * share) + (shifted * (1 - share))).to_type(input.dtype);
 
     /// <summary>The last real token of each row [B, D].</summary>
     /// <param name="lengths">Real tokens of each row; null where every row is full.</param>

@@ -118,7 +118,7 @@ public sealed class GatedSsmMixer : SequenceMixer
     public override Tensor forward(Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
-        var batch = MixerBatch.Begin(this, x, context, decay.dtype);
+        var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<GatedSsmState>(context.State, batch.Size);
 
         var projected = LinearStep.Apply(inProjection, batch.Input);                     // [B, T, 2E]: v, g

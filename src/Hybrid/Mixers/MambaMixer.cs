@@ -256,7 +256,7 @@ public sealed class MambaMixer : SequenceMixer
         var output = forward(x, context);
         var shape = x.shape;
         var algorithm = SelectiveScan.Resolve(scanType, ("u", x), ("A", decayLog));
-        var kernel = algorithm == ScanType.Fused ? SelectiveScan.CpuKernel : "SelectiveScan.Reference";
+        var kernel = algorithm == ScanType.Fused ? SelectiveScan.FusedKernel(x) : "SelectiveScan.Reference";
         return new HybridOutput<ScanMetrics>(
             output,
             new ScanMetrics(algorithm, ScanComplexity.Of(algorithm), kernel, shape[1], shape[0], options.DState, x.device_type));

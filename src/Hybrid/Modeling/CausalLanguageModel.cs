@@ -41,6 +41,11 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         : this(options, null, _ => { })
     {
         Initialise();
+        if (options.Precision != ScalarType.Float32)
+        {
+            ToMixedPrecision(options.Precision);
+        }
+
         Tokenizer = options.VocabSize == ByteTokenizer.Vocabulary ? new ByteTokenizer() : null;
     }
 
@@ -69,7 +74,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     }
 
     /// <summary>The options that the model was made from.</summary>
-    public LanguageModelOptions Options { get; }
+    public LanguageModelOptions Options { get; private set; }
 
     /// <summary>True where the options say all of the model, so that a model made from them has its layers.</summary>
     internal bool IsMadeOfOptions { get; }
@@ -89,12 +94,26 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <summary>The device of the weights.</summary>
     public Device Device => embedding.Weight.device;
 
-    /// <summary>The dtype of the weights.</summary>
+    /// <summary>The dtype of the matrices; in mixed precision other weights are float32.</summary>
     public ScalarType Type => embedding.Weight.dtype;
 
     /// <summary>Number of parameters; a tied head counts once.</summary>
     /// <returns>The number of scalar weights.</returns>
     public long CountParameters() => parameters().Sum(parameter => parameter.numel());
+
+    /// <summary>
+    /// Converts the matrices to half precision in place, see <see cref="MixedPrecision"/>, and sets
+    /// <see cref="LanguageModelOptions.Precision"/>. Make optimizers afterwards.
+    /// </summary>
+    /// <param name="dtype">BFloat16 (default), or Float16 on a GPU.</param>
+    /// <returns>This model.</returns>
+    /// <exception cref="ArgumentException"><paramref name="dtype"/> is not one of these, or a weight is float64.</exception>
+    public CausalLanguageModel ToMixedPrecision(ScalarType dtype = ScalarType.BFloat16)
+    {
+        MixedPrecision.ToMixedPrecision(this, dtype);
+        Options = Options with { Precision = dtype };
+        return this;
+    }
 
     /// <summary>Creates the state of sequences that have seen no token yet.</summary>
     /// <param name="batchSize">Number of sequences B; at least 1.</param>
@@ -149,6 +168,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         var mixerLosses = new List<Tensor>();
         var context = training ? MixerContext.None with { AuxiliaryLosses = mixerLosses } : MixerContext.None;
         var logits = Head(Hidden(input, context, balanceLosses)).view(-1, Options.VocabSize);
+        logits = logits.to_type(StatePrecision.Of(logits.dtype));
         mixerLosses.ForEach(mixerLoss => scope.Attach(mixerLoss));
         var loss = mixerLosses.Aggregate(functional.cross_entropy(logits, targets.reshape(-1)), (sum, mixerLoss) => sum + mixerLoss);
         return (balanceLosses is null ? loss : loss + (stack(balanceLosses).mean() * coefficient)).MoveToOuterDisposeScope();

@@ -1,5 +1,6 @@
 using Hybrid.Backbone;
 using Hybrid.Layers;
+using static TorchSharp.torch;
 
 namespace Hybrid.Modeling;
 
@@ -17,6 +18,12 @@ public sealed record LanguageModelOptions
 
     /// <summary>Longest sequence, prompt and continuation together, in tokens; at least 1. Default 2048.</summary>
     public long MaxSeqLen { get; init; } = 2048;
+
+    /// <summary>
+    /// Float32 (the default); or BFloat16 or Float16 for mixed precision, in which a new model's matrices have that dtype, see
+    /// <see cref="MixedPrecision"/>. Torch computes Float16 on GPUs alone.
+    /// </summary>
+    public ScalarType Precision { get; init; } = ScalarType.Float32;
 
     /// <summary>Uses the embedding matrix as the head too. Default true.</summary>
     public bool TieEmbeddings { get; init; } = true;
@@ -120,5 +127,10 @@ public sealed record LanguageModelOptions
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(NormEps), NormEps);
         OptionRange.Positive(nameof(LanguageModelOptions), nameof(FinalNormEps), FinalNormEps ?? 1);
         OptionRange.DropRate(nameof(LanguageModelOptions), nameof(DropoutRate), DropoutRate);
+        if (Precision != ScalarType.Float32 && !MixedPrecision.IsHalf(Precision))
+        {
+            throw new ArgumentException(
+                $"LanguageModelOptions.{nameof(Precision)} must be float32, bfloat16 or float16; got {Precision}.", nameof(Precision));
+        }
     }
 }

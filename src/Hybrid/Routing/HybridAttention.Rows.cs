@@ -39,6 +39,8 @@ public sealed partial class HybridAttention
     private CallResult Execute(Tensor x, MixerContext context, CallTiming timing)
     {
         using var scope = NewDisposeScope();
+        var outputType = x.dtype;
+        x = Rounded(x);
         var batch = MixerBatch.Begin(this, x, context, x.dtype);
         var state = RequireState<RoutedState>(context.State, batch.Size);
         if (state is not null && ReprefillLimit > 0 && context.PrefixLengths is not null)
@@ -82,8 +84,11 @@ public sealed partial class HybridAttention
         }
 
         Report(groups, isNew ? decisions : [], routerTime, run.Milliseconds);
-        return new CallResult(run.Output.MoveToOuterDisposeScope(), groups, decisions, routerTime, run.Milliseconds);
+        return new CallResult(run.Output.to_type(outputType).MoveToOuterDisposeScope(), groups, decisions, routerTime, run.Milliseconds);
     }
+
+    /// <summary>The input of the branches: a router in mixed precision of its own takes float32 too.</summary>
+    private Tensor Rounded(Tensor x) => options.UseMixedPrecision && x.dtype == ScalarType.Float32 ? x.to_type(Matrix.dtype) : x;
 
     private ContentFeatures[]? MeasureContent(in MixerBatch batch) =>
         Override is null && Policy.Inputs.HasFlag(RoutingInputs.Content) ? ContentFeatures.Measure(batch.Input, batch.Lengths) : null;
@@ -193,8 +198,7 @@ public sealed partial class HybridAttention
             yield break;
         }
 
-        var weight = parameters().First();
-        var request = Request(weight, 1, state.BatchSize);
+        var request = Request(Matrix, 1, state.BatchSize);
         foreach (var group in state.Groups)
         {
             foreach (var row in group.Rows)

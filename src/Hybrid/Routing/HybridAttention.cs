@@ -55,6 +55,10 @@ public sealed partial class HybridAttention : SequenceMixer
         attention = Wrap(new MultiHeadAttention(width, options.AttentionConfig), options);
         mamba = Wrap(new MambaMixer(width, options.MambaConfig), options);
         RegisterComponents();
+        if (options.UseMixedPrecision)
+        {
+            this.ToMixedPrecision();
+        }
     }
 
     /// <summary>Sends every new sequence down one branch, whatever the policy says; null, the default, lets the policy decide.</summary>
@@ -192,6 +196,9 @@ public sealed partial class HybridAttention : SequenceMixer
         RoutingTelemetry.Decided(decision);
     }
 
+    /// <summary>One of the matrices, for the device and the dtype that the branches' inputs must have.</summary>
+    internal Parameter Matrix => attention.ResidualOutputWeights.First();
+
     internal SequenceMixer Select(Route route) => route == Route.Mamba ? mamba : attention;
 
     private ComputeComplexity AttentionComplexity =>
@@ -212,7 +219,7 @@ public sealed partial class HybridAttention : SequenceMixer
 
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        var other = Select(taken == Route.Mamba ? Route.Attention : Route.Mamba).forward(x, context.WithState(null)).to_type(ScalarType.Float64);
+        var other = Select(taken == Route.Mamba ? Route.Attention : Route.Mamba).forward(Rounded(x), context.WithState(null)).to_type(ScalarType.Float64);
         var own = output.detach().to_type(ScalarType.Float64);
         var norms = own.square().sum(dim: -1).sqrt() * other.square().sum(dim: -1).sqrt();
         var real = norms.gt(0);

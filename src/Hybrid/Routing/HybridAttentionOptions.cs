@@ -71,8 +71,9 @@ public sealed record HybridAttentionOptions
     public long ReprefillMaxTokens { get; init; } = 4096;
 
     /// <summary>
-    /// bfloat16 with float32 islands (A_log, D, step-size bias, norms). Not available: true is refused. Converting the whole module with
-    /// <c>to(ScalarType.BFloat16)</c> works; its recurrent states stay float32. Default false.
+    /// Both branches in <see cref="MixedPrecision"/>: matrices and activations in bfloat16; A_log, D, step-size bias, norms and recurrent
+    /// states in float32. A float32 input is rounded and has a float32 output, so that the layers around the router need not be
+    /// converted. Default false.
     /// </summary>
     public bool UseMixedPrecision { get; init; }
 
@@ -117,13 +118,6 @@ public sealed record HybridAttentionOptions
         OptionRange.AtLeast(owner, nameof(IntermediateSize), IntermediateSize ?? 1, 1);
         OptionRange.DropRate(owner, nameof(DropoutRate), DropoutRate);
         OptionRange.Positive(owner, nameof(LayerNormEps), LayerNormEps);
-        if (UseMixedPrecision)
-        {
-            throw new ArgumentException(
-                $"{owner}.{nameof(UseMixedPrecision)} must be false: bfloat16 with float32 islands is not available; got true.",
-                nameof(UseMixedPrecision));
-        }
-
         SharedWeights.Validate(this);
         _ = RoutingPolicyRegistry.Find(Policy);
         RequirePolicy(nameof(Content), Content is not null, "content", "composite");

@@ -231,7 +231,7 @@ public sealed class RoutedState : MixerState
         }
 
         using var scope = NewDisposeScope();
-        var weight = router.parameters().First();
+        var weight = router.Matrix;
         var like = zeros([BatchSize, 1, router.Width], dtype: weight.dtype, device: weight.device);
         return reader.Read(prefix + HistoryName, like, [1]).MoveToOuterDisposeScope();
     }

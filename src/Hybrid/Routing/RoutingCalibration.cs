@@ -75,7 +75,7 @@ public sealed record RoutingCalibration
     internal static RoutingCalibration Measure(HybridAttention router, IReadOnlyList<long> lengths, long batchSize, int repeats)
     {
         OptionRange.AtLeast(nameof(HybridAttention.Calibrate), nameof(repeats), repeats, 1);
-        var weight = router.parameters().First();
+        var weight = router.Matrix;
         var calibration = new RoutingCalibration
         {
             Device = weight.device_type,

@@ -82,14 +82,14 @@ public sealed class StateBridge : SequenceMixer
     public override Tensor forward(Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
-        var batch = MixerBatch.Begin(this, x, context, decay.dtype);
+        var batch = MixerBatch.Begin(this, x, context, projection.weight.dtype);
         var state = RequireState<StateBridgeState>(context.State, batch.Size);
 
         var logits = decay.to_type(StatePrecision.Of(decay.dtype)).expand(batch.Size, batch.Length, Width);
         var entering = logits.neg().sigmoid() * batch.Input;                             // (1 - a) u, exact where a is close to 1
         var (summary, last) = LinearRecurrence.Apply(
             entering, logits.log_sigmoid(), state?.Summary, batch.Mask, PackedRows.Restarts(context.SequenceIds), stateGradient: false);
-        var y = projection.call(summary.to_type(x.dtype)) * strength;
+        var y = (projection.call(summary.to_type(x.dtype)) * strength).to_type(x.dtype);
 
         state?.Update(last);
         state?.Advance(batch.Length, batch.Lengths);

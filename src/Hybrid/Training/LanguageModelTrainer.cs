@@ -9,7 +9,8 @@ namespace Hybrid.Training;
 /// <summary>
 /// Trains a language model with AdamW: warm-up and cosine decay, gradient clipping, weight decay on matrices only. A step depends on
 /// weights, optimizer state, seed and step number alone, so a run that is resumed from a checkpoint repeats the losses of one that was
-/// not interrupted.
+/// not interrupted. A model in <see cref="MixedPrecision"/> trains through float32 <see cref="Masters"/>, in float16 with a
+/// <see cref="Scaler"/> too.
 /// </summary>
 public sealed class LanguageModelTrainer : IDisposable
 {
@@ -20,25 +21,44 @@ public sealed class LanguageModelTrainer : IDisposable
     /// <param name="model">The model; the trainer does not take it over.</param>
     /// <param name="corpus">The text.</param>
     /// <param name="options">Batches, learning rate, decay.</param>
+    /// <exception cref="ArgumentException">An option is out of its range, or of a loss scaler that the model has no use for.</exception>
     public LanguageModelTrainer(CausalLanguageModel model, TokenCorpus corpus, TrainingOptions options)
     {
         options.Validate();
         this.model = model;
         this.corpus = corpus;
         this.options = options;
-        Optimizer = CreateOptimizer(model, options);
+        if (model.Type == ScalarType.Float16)
+        {
+            Scaler = new LossScaler(options.LossScaler);
+        }
+        else if (options.LossScaler is not null)
+        {
+            throw new ArgumentException(
+                $"TrainingOptions.{nameof(options.LossScaler)} is for a model in Float16; leave it out for one in {model.Type}.", nameof(options));
+        }
+
+        Masters = MasterWeights.For(model);
+        Optimizer = CreateOptimizer(model, options, Masters);
     }
 
     /// <summary>The optimizer, for checkpoints.</summary>
     public AdamW Optimizer { get; }
+
+    /// <summary>What the optimizer updates in the place of half-precision parameters; null for a model without.</summary>
+    public MasterWeights? Masters { get; }
+
+    /// <summary>Scales the loss of a model with float16 parameters; null for others.</summary>
+    public LossScaler? Scaler { get; }
 
     /// <summary>
     /// AdamW over two groups: matrices decay; vectors (biases, norms) and what a mixer excludes (A_log, D, step-size biases) do not.
     /// </summary>
     /// <param name="model">The model.</param>
     /// <param name="options">Learning rate, betas and decay.</param>
+    /// <param name="masters">Takes the place of the model's half-precision parameters; null means none.</param>
     /// <returns>The optimizer; the caller disposes it.</returns>
-    public static AdamW CreateOptimizer(nn.Module model, TrainingOptions options)
+    public static AdamW CreateOptimizer(nn.Module model, TrainingOptions options, MasterWeights? masters = null)
     {
         var excluded = model.modules().Append(model).OfType<SequenceMixer>().SelectMany(mixer => mixer.ParametersWithoutWeightDecay)
             .Select(parameter => parameter.Handle).ToHashSet();
@@ -48,7 +68,7 @@ public sealed class LanguageModelTrainer : IDisposable
             lr: options.LearningRate, beta1: options.Beta1, beta2: options.Beta2, weight_decay: options.WeightDecay);
 
         AdamW.ParamGroup Group(IEnumerable<Parameter> parameters, double decay) =>
-            new([.. parameters], lr: options.LearningRate, beta1: options.Beta1, beta2: options.Beta2, weight_decay: decay);
+            new([.. parameters.Select(parameter => masters?.Of(parameter) ?? parameter)], lr: options.LearningRate, beta1: options.Beta1, beta2: options.Beta2, weight_decay: decay);
     }
 
     /// <summary>One optimizer step.</summary>
@@ -68,13 +88,15 @@ public sealed class LanguageModelTrainer : IDisposable
         var (ids, targets) = corpus.TrainingBatch(step, options.Seed, options.BatchSize, options.SequenceLength, model.Device);
         Optimizer.zero_grad();
         var loss = ExploredLoss(step, ids, targets);
-        loss.backward();
-        if (options.GradientClip > 0)
+        (Scaler?.Apply(loss) ?? loss).backward();
+        Masters?.TakeGradients(Scaler?.Scale ?? 1);
+        var finite = Scaler is null || LossScaler.AreFinite(Optimizer.parameters());
+        if (finite)
         {
-            nn.utils.clip_grad_norm_(model.parameters(), options.GradientClip);
+            Update();
         }
 
-        Optimizer.step();
+        Scaler?.Update(finite);
         return loss.ToDouble();
     }
 
@@ -97,8 +119,23 @@ public sealed class LanguageModelTrainer : IDisposable
         return sum / count;
     }
 
-    /// <summary>Frees the optimizer.</summary>
-    public void Dispose() => Optimizer.Dispose();
+    /// <summary>Frees the optimizer and the master weights.</summary>
+    public void Dispose()
+    {
+        Optimizer.Dispose();
+        Masters?.Dispose();
+    }
+
+    private void Update()
+    {
+        if (options.GradientClip > 0)
+        {
+            nn.utils.clip_grad_norm_(Optimizer.parameters(), options.GradientClip);
+        }
+
+        Optimizer.step();
+        Masters?.Publish();
+    }
 
     private Tensor ExploredLoss(int step, Tensor ids, Tensor targets)
     {

@@ -48,6 +48,9 @@ public sealed record TrainingOptions
     /// </summary>
     public int ExploreEvery { get; init; } = 4;
 
+    /// <summary>How the loss of a float16 model is scaled; null means the defaults. A trainer of another model refuses it.</summary>
+    public LossScalerOptions? LossScaler { get; init; }
+
     /// <summary>The learning rate of a step: linear warm-up to the peak, then a half cosine down to the minimum.</summary>
     /// <param name="step">Step from 0.</param>
     /// <returns>The rate.</returns>
@@ -79,5 +82,6 @@ public sealed record TrainingOptions
         OptionRange.DropRate(nameof(TrainingOptions), nameof(ValidationFraction), ValidationFraction);
         OptionRange.AtLeast(nameof(TrainingOptions), nameof(EvalEvery), EvalEvery, 1);
         OptionRange.AtLeast(nameof(TrainingOptions), nameof(ExploreEvery), ExploreEvery, 0);
+        LossScaler?.Validate();
     }
 }

@@ -64,56 +64,12 @@ public class CausalConv1dTests
         static Tensor Random(params long[] shape) => randn(shape, dtype: ScalarType.Float64);
     }
 
-    /// <summary>Sizes around the width of a register and of a group of channels, windows longer than the input, padding and packed rows.</summary>
+    public static TheoryData<long, long, long, long, string> KernelCases => ConvKernelCase.All;
+
     [Theory]
-    [InlineData(1, 1, 1, 1, "")]
-    [InlineData(2, 2, 15, 4, "state")]
-    [InlineData(1, 33, 16, 4, "bias")]
-    [InlineData(3, 63, 17, 3, "bias state")]
-    [InlineData(2, 100, 130, 4, "bias state lengths")]
-    [InlineData(2, 40, 35, 5, "bias packed")]
-    [InlineData(1, 3, 9, 7, "state packed")]
-    [InlineData(1, 65, 300, 2, "bias")]
-    [InlineData(2, 1, 33, 4, "bias state")]
-    [InlineData(1, 17, 64, 4, "")]
-    [InlineData(1, 131, 47, 4, "bias")]
-    [InlineData(2, 300, 21, 4, "bias state")]
-    public void TheCpuKernelEqualsTheReference(long batch, long time, long channels, long width, string with)
-    {
-        using var scope = NewDisposeScope();
-        manual_seed(12);
-        var inputs = new List<Tensor> { randn(batch, time, channels), randn(channels, width) };
-        var bias = with.Contains("bias", StringComparison.Ordinal);
-        var state = with.Contains("state", StringComparison.Ordinal);
-        inputs.AddRange(bias ? [randn(channels)] : []);
-        inputs.AddRange(state ? [randn(batch, width - 1, channels)] : []);
-        long[]? lengths = with.Contains("lengths", StringComparison.Ordinal) ? [2, time] : null;
-        var ids = with.Contains("packed", StringComparison.Ordinal) ? rand(batch, time).gt(0.7).to_type(ScalarType.Int64).cumsum(1) : null;
-        var (upstream, upstreamState) = (randn(batch, time, channels), randn(batch, width - 1, channels));
-
-        foreach (var activation in Enum.GetValues<Activation>())
-        {
-            var reference = Results(activation, fused: false);
-            var fast = Results(activation, fused: true);
-            if (width > 1)
-            {
-                TensorAssert.Identical(reference[1], fast[1], "state");
-            }
-
-            for (var i = 0; i < fast.Count; i++)
-            {
-                TensorAssert.Close(reference[i], fast[i], Tolerance, $"{activation}: tensor {i} of y, state and the gradients of the inputs");
-            }
-        }
-
-        List<Tensor> Results(Activation activation, bool fused)
-        {
-            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
-            var (y, last) = CausalConv1d.Apply(x[0], x[1], bias ? x[2] : null, activation, state ? x[^1] : null, lengths, ids, fused);
-            ((y * upstream).sum() + (last * upstreamState).sum()).backward();
-            return [y.detach(), last.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
-    }
+    [MemberData(nameof(KernelCases))]
+    public void TheCpuKernelEqualsTheReference(long batch, long time, long channels, long width, string with) =>
+        ConvKernelCase.Check(ConvOnCpu.Instance, CPU, Tolerance, batch, time, channels, width, with);
 
     [Theory]
     [InlineData(3)]

@@ -133,53 +133,13 @@ public class SelectiveScanTests
         }
     }
 
-    /// <summary>The forms of B and C, padding, packed rows and limits of the step sizes, each with the kernel and with the reference.</summary>
+    public static TheoryData<long, long, long, long, string, string, string> Forms => ScanKernelCase.All;
+
+    /// <summary>The forms of B and C, padding, packed rows and limits of the step sizes.</summary>
     [Theory]
-    [InlineData(2, 37, 24, 5, "shared", "shared", "mask")]
-    [InlineData(1, 70, 21, 4, "shared", "shared", "restart")]
-    [InlineData(2, 40, 18, 3, "groups 3", "groups 2", "limits")]
-    [InlineData(1, 33, 300, 2, "groups 2", "shared", "mask restart limits")]
-    [InlineData(2, 65, 20, 6, "constant", "shared", "")]
-    [InlineData(1, 34, 17, 4, "shared", "constant", "restart")]
-    [InlineData(2, 31, 35, 3, "constant", "constant", "mask")]
-    [InlineData(1, 1, 7, 2, "groups 7", "constant", "restart")]
-    public void EveryFormOfTheKernelEqualsTheReference(long batch, long time, long channels, long n, string formOfB, string formOfC, string with)
-    {
-        using var scope = NewDisposeScope();
-        manual_seed(21);
-        Tensor[] inputs =
-        [
-            randn(batch, time, channels), randn(batch, time, channels), -randn(channels, n).exp(), Matrix(formOfB), Matrix(formOfC),
-            randn(channels), randn(batch, time, channels), randn(channels), randn(batch, channels, n),
-        ];
-        var (upstreamY, upstreamState) = (randn(batch, time, channels), randn(batch, channels, n));
-        var mask = with.Contains("mask", StringComparison.Ordinal) ? rand(batch, time).gt(0.3) : null;
-        var restart = with.Contains("restart", StringComparison.Ordinal) ? rand(batch, time).gt(0.8) : null;
-        (double? min, double? max) = with.Contains("limits", StringComparison.Ordinal) ? (0.3, 1.5) : (null as double?, null as double?);
-
-        var reference = Results(ScanType.Associative);
-        var fast = Results(ScanType.Fused);
-        for (var i = 0; i < fast.Count; i++)
-        {
-            TensorAssert.Close(reference[i], fast[i], Tolerance, $"tensor {i} of y, state and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(ScanType form)
-        {
-            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = SelectiveScan.Apply(
-                x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, x[8], mask, restart, scanType: form, deltaMin: min, deltaMax: max);
-            ((y * upstreamY).sum() + (state * upstreamState).sum()).backward();
-            return [y, state, .. x.Select(leaf => leaf.grad!)];
-        }
-
-        Tensor Matrix(string form) => form switch
-        {
-            "shared" => randn(batch, time, n),
-            "constant" => randn(channels, n),
-            _ => randn(batch, time, long.Parse(form[7..], System.Globalization.CultureInfo.InvariantCulture), n),
-        };
-    }
+    [MemberData(nameof(Forms))]
+    public void EveryFormOfTheKernelEqualsTheReference(long batch, long time, long channels, long n, string formOfB, string formOfC, string with) =>
+        ScanKernelCase.Check(ScanOnCpu.Instance, CPU, Tolerance, batch, time, channels, n, formOfB, formOfC, with);
 
     [Fact]
     public void TheKernelReadsSlicesOfLargerTensors()

@@ -120,7 +120,6 @@ public class RoutingConfigurationTests
     [InlineData("timing = 'gpu'", 5, "timing", "expected one of \"none\", \"host\", \"device\"")]
     [InlineData("shadow_rate = 1.5", 5, "shadow_rate", "expected 0..1; found 1.5")]
     [InlineData("cache_capacity = 0", 5, "cache_capacity", "expected at least 1; found 0")]
-    [InlineData("use_mixed_precision = true", 5, "use_mixed_precision", "bfloat16 with float32 islands is not available")]
     [InlineData("mamba_config.scan_type = 'parallel'", 5, "mamba_config.scan_type", "expected one of \"auto\", \"linear\", \"associative\", \"fused\"")]
     [InlineData("use_fused_kernels = true\nuse_tpu_optimizations = true", 6, "use_tpu_optimizations", "is the old name of use_fused_kernels, which is given too")]
     public void AWrongKeySaysWhereAndWhat(string toml, int line, string key, string text)

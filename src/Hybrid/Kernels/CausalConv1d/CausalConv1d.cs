@@ -1,4 +1,6 @@
+using Hybrid.Kernels.Cuda;
 using Hybrid.Layers;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
@@ -33,21 +35,26 @@ public static partial class CausalConv1d
         Validate(x, weight, bias, initialState, lengths, sequenceIds);
         using var scope = NewDisposeScope();
         var (y, state) = fused && CanRun(x, weight, bias, initialState, sequenceIds)
-            ? Cpu(x, weight, bias, activation, initialState, lengths, sequenceIds)
+            ? Fused(DeviceOf(x), x, weight, bias, activation, initialState, lengths, sequenceIds)
             : Reference(x, weight, bias, activation, initialState, lengths, sequenceIds);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 
     private static bool CanRun(Tensor x, Tensor weight, Tensor? bias, Tensor? initialState, Tensor? sequenceIds)
     {
-        if (CanRunOnCpu(out var reason, ("x", x), ("weight", weight), ("bias", bias), ("initialState", initialState), ("sequenceIds", sequenceIds)))
+        ReadOnlySpan<(string, Tensor?)> tensors = [("x", x), ("weight", weight), ("bias", bias), ("initialState", initialState), ("sequenceIds", sequenceIds)];
+        var onCuda = x.device_type == DeviceType.CUDA;
+        if (onCuda ? CanRunOnCuda(out var reason, tensors) : CanRunOnCpu(out reason, tensors))
         {
             return true;
         }
 
-        KernelDispatcher.Refused(CpuKernel, reason);
+        KernelDispatcher.Refused(onCuda ? CudaKernel : CpuKernel, reason);
         return false;
     }
+
+    /// <summary>Where the fused convolution runs; it can.</summary>
+    private static IConvDevice DeviceOf(Tensor x) => CudaRuntime.Of(x) is { } runtime ? new ConvOnCuda(runtime) : ConvOnCpu.Instance;
 
     private static void Validate(
         Tensor x, Tensor weight, Tensor? bias, Tensor? initialState, IReadOnlyList<long>? lengths, Tensor? sequenceIds)

@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 namespace Hybrid.Kernels;
 
 /// <summary>
-/// The tensors of a convolution on CPU, float32 with channels next to each other: x [B, T, E], taps [E, W], bias [E], history [B, W - 1, E]
-/// and int64 sequence ids [B, T]; and whether SiLU follows.
+/// The tensors of a fused convolution: x [B, T, E] and history [B, W - 1, E] of one dtype with channels next to each other, taps [E, W] and
+/// bias [E] float32, int64 sequence ids [B, T]; and whether SiLU follows.
 /// </summary>
 internal sealed record ConvTensors(Tensor X, Tensor Weight, Tensor? Bias, Tensor? History, Tensor? SequenceIds, bool Silu)
 {
@@ -71,7 +71,7 @@ internal readonly unsafe struct ConvGradients(Tensor y, Tensor x, Tensor taps, T
 }
 
 /// <summary>Runs the convolution's kernels.</summary>
-internal static class ConvOnCpu
+internal sealed class ConvOnCpu : IConvDevice
 {
     /// <summary>Steps of a tile: its rows stay in the cache while registers go through time.</summary>
     private const int TileSteps = 16;
@@ -81,8 +81,14 @@ internal static class ConvOnCpu
 
     private const int GroupChannels = 128;
 
-    /// <returns>y [B, T, E].</returns>
-    public static Tensor Forward(ConvTensors tensors)
+    /// <summary>It holds nothing.</summary>
+    public static ConvOnCpu Instance { get; } = new();
+
+    /// <inheritdoc/>
+    public ScalarType RowType(Tensor x) => ScalarType.Float32;
+
+    /// <inheritdoc/>
+    public Tensor Forward(ConvTensors tensors)
     {
         using var taps = tensors.Weight.t().contiguous();
         var p = new ConvInputs(tensors, taps);
@@ -92,8 +98,8 @@ internal static class ConvOnCpu
         return y;
     }
 
-    /// <summary>Gradients in the order of <see cref="ConvTensors"/>, null where there is no such input.</summary>
-    public static Tensor?[] Backward(ConvTensors tensors, Tensor gradY)
+    /// <inheritdoc/>
+    public Tensor?[] Backward(ConvTensors tensors, Tensor gradY)
     {
         using var taps = tensors.Weight.t().contiguous();
         var p = new ConvInputs(tensors, taps);

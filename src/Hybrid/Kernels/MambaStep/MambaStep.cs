@@ -23,9 +23,17 @@ internal readonly record struct MambaStepWeights(
 /// </summary>
 internal static unsafe class MambaStep
 {
-    /// <summary>True where the step can run: float32 on CPU, weights and states in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
+    /// <summary>
+    /// True where the step can run: float32 on CPU, weights and states in one piece of memory each, or what <see cref="MambaStepOnCuda"/> takes.
+    /// Otherwise the dispatcher logs why not.
+    /// </summary>
     public static bool CanRun(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
+        if (x.device_type == DeviceType.CUDA)
+        {
+            return MambaStepOnCuda.CanRun(x, weights, window, state);
+        }
+
         ReadOnlySpan<(string Name, Tensor? Tensor)> memory =
         [
             ("the window", window), ("the state", state), ("the convolution's weight", weights.ConvolutionWeight),
@@ -33,7 +41,7 @@ internal static unsafe class MambaStep
             ("A_log", weights.DecayLog), ("D", weights.Skip),
         ];
         if (LaneTasks.CanRunFloat32(out var reason, ("x", x)) && LaneTasks.CanRunFloat32(out reason, memory) && LaneTasks.AreContiguous(out reason, memory)
-            && KernelDispatcher.Agrees(nameof(MambaStep), Compare, out reason))
+            && KernelDispatcher.Agrees(nameof(MambaStep), () => Compare(CPU, Apply), out reason))
         {
             return true;
         }
@@ -43,16 +51,16 @@ internal static unsafe class MambaStep
     }
 
     /// <summary>The self-test: output, window and state of one step against the convolution and the scan made of tensor operations.</summary>
-    private static string? Compare()
+    internal static string? Compare(Device device, Func<Tensor, MambaStepWeights, Tensor, Tensor, bool, (double Min, double Max), Tensor> step)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         const long batch = 2, channels = 21, n = 19, rank = 5, taps = 4;
         var weights = new MambaStepWeights(
-            SelfTest.Values(1, 1, channels, 1, taps), SelfTest.Values(2, 1, channels), SelfTest.Values(3, 1, rank + (2 * n), channels),
-            SelfTest.Values(4, 1, channels, rank), SelfTest.Values(5, 1, channels), SelfTest.Values(6, 1, channels, n), SelfTest.Values(7, 1, channels));
+            Values(1, 1, channels, 1, taps), Values(2, 1, channels), Values(3, 1, rank + (2 * n), channels), Values(4, 1, channels, rank),
+            Values(5, 1, channels), Values(6, 1, channels, n), Values(7, 1, channels));
         var (projected, window, state) = (
-            SelfTest.Values(8, 2, batch, 1, 2 * channels), SelfTest.Values(9, 1, batch, taps - 1, channels), SelfTest.Values(10, 1, batch, channels, n));
+            Values(8, 2, batch, 1, 2 * channels), Values(9, 1, batch, taps - 1, channels), Values(10, 1, batch, channels, n));
 
         var halves = Wide(projected).chunk(2, -1);
         var (x, expectedWindow) = CausalConv1d.Reference(
@@ -61,15 +69,17 @@ internal static unsafe class MambaStep
         var (expected, expectedState) = SelectiveScan.Reference(
             x, nn.functional.linear(parts[0], Wide(weights.StepWeight)), Wide(weights.DecayLog).exp().neg(), parts[1], parts[2], Wide(weights.Skip), halves[1],
             Wide(weights.StepBias), new ScanSteps(true, null, null), Wide(state), null, null);
-        var y = Apply(projected, weights, window, state, silu: true, (0, double.PositiveInfinity));
+        var y = step(projected, weights, window, state, true, (0, double.PositiveInfinity));
         return SelfTest.Compare([expected, expectedWindow, expectedState], [y, window, state], 1e-4);
+
+        Tensor Values(int seed, double scale, params long[] shape) => SelfTest.Values(seed, scale, shape).to(device);
 
         static Tensor Wide(Tensor tensor) => tensor.to_type(ScalarType.Float64);
     }
 
     /// <summary>Runs the step.</summary>
     /// <param name="projected">[x; z] = W_in u, [B, 1, 2E].</param>
-    /// <param name="weights">The layer, contiguous float32.</param>
+    /// <param name="weights">The layer.</param>
     /// <param name="window">The window of the convolution [B, W - 1, E]; moved up by one input.</param>
     /// <param name="state">The state h [B, E, N]; advanced.</param>
     /// <param name="silu">True for SiLU after the convolution, false for nothing.</param>
@@ -77,6 +87,11 @@ internal static unsafe class MambaStep
     /// <returns>y [B, 1, E], in the current dispose scope.</returns>
     public static Tensor Apply(Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits)
     {
+        if (MambaStepOnCuda.For(projected) is { } cuda)
+        {
+            return cuda.Apply(projected, weights, window, state, silu, stepLimits);
+        }
+
         var (batch, channels, stateSize) = ((int)state.size(0), (int)state.size(1), (int)state.size(2));
         var rank = (int)weights.StepWeight.size(1);
         var y = empty([batch, 1, channels], dtype: ScalarType.Float32);

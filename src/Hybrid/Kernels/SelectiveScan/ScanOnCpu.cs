@@ -5,22 +5,30 @@ using static TorchSharp.torch;
 namespace Hybrid.Kernels;
 
 /// <summary>Runs the scan's kernel over batch rows and groups of channels.</summary>
-internal static class ScanOnCpu
+internal sealed class ScanOnCpu : IScanDevice
 {
-    /// <summary>Fills <paramref name="final"/> and, where it is there, <paramref name="boundaries"/>.</summary>
-    /// <returns>y [B, T, E].</returns>
-    public static Tensor Forward(ScanTensors x, ScanSizes sizes, Tensor final, Tensor? boundaries)
+    /// <summary>It holds nothing.</summary>
+    public static ScanOnCpu Instance { get; } = new();
+
+    /// <inheritdoc/>
+    public ScalarType RowType(IEnumerable<Tensor> rows) => ScalarType.Float32;
+
+    /// <inheritdoc/>
+    public (Tensor Y, Tensor? Kept) Forward(ScanTensors x, Tensor final, bool keep)
     {
+        var sizes = new ScanSizes(x);
+        var boundaries = keep ? Uninitialised([sizes.BoundaryCount]) : null;
         var y = Uninitialised([sizes.Batch, sizes.Time, sizes.Channels]);
         var work = new ForwardWork(new ScanInputs(x, sizes), new ScanResults(y, final, boundaries));
         LaneTasks.Run(work, sizes.Batch * sizes.Groups, sizes.Elements);
         TensorMemory.KeepAlive([.. x.All, final, boundaries]);
-        return y;
+        return (y, boundaries);
     }
 
-    /// <summary>Gradients in the order of <see cref="ScanTensors"/>, null where there is no such input.</summary>
-    public static Tensor?[] Backward(ScanTensors x, ScanSizes sizes, Tensor boundaries, Tensor gradY, Tensor? gradFinal)
+    /// <inheritdoc/>
+    public Tensor?[] Backward(ScanTensors x, Tensor kept, Tensor gradY, Tensor? gradFinal)
     {
+        var sizes = new ScanSizes(x);
         var (batch, time, channels, n) = (sizes.Batch, sizes.Time, sizes.Channels, sizes.StateSize);
 
         // Each task writes a part of its own, added up afterwards in a fixed order: A, D and the bias sum over rows, B and C over groups.
@@ -30,9 +38,9 @@ internal static class ScanOnCpu
             x.D is null ? null : Uninitialised([batch, channels]), x.Z is null ? null : Uninitialised([batch, time, channels]),
             x.Bias is null ? null : Uninitialised([batch, channels]), x.Initial is null ? null : Uninitialised([batch, channels, n]),
         ];
-        var work = new BackwardWork(new ScanInputs(x, sizes), new ScanGradients(gradY, gradFinal, boundaries, parts));
+        var work = new BackwardWork(new ScanInputs(x, sizes), new ScanGradients(gradY, gradFinal, kept, parts));
         LaneTasks.Run(work, batch * sizes.Groups, sizes.Elements);
-        TensorMemory.KeepAlive([.. x.All, boundaries, gradY, gradFinal, .. parts]);
+        TensorMemory.KeepAlive([.. x.All, kept, gradY, gradFinal, .. parts]);
         return
         [
             parts[0], parts[1], parts[2]!.sum(dim: 0), Joined(x.B, parts[3]!), Joined(x.C, parts[4]!),

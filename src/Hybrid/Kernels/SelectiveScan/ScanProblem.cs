@@ -5,7 +5,10 @@ using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
 
-/// <summary>The tensors of a scan on CPU, all float32 with channels (of B and C: states) next to each other, and what is done to the step sizes.</summary>
+/// <summary>
+/// The tensors of a fused scan, and what is done to the step sizes. u, delta, z, B and C have one dtype and their channels (of B and C: states)
+/// next to each other; the others are contiguous, float32 or bool.
+/// </summary>
 internal sealed record ScanTensors(
     Tensor U, Tensor Delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? Z, Tensor? Bias, Tensor? Initial, Tensor? Mask, Tensor? Restart, ScanSteps Steps)
 {
@@ -55,6 +58,9 @@ internal readonly struct ScanSizes
     public int Chunks { get; }
 
     public int Groups { get; }
+
+    /// <summary>Neighbouring channels that share their B and C.</summary>
+    public int Unit => unit;
 
     /// <summary>Floats of one group's states at chunk boundaries: [chunks, blocks, N, lanes] for any width of lanes.</summary>
     public long BoundaryStride => (long)Chunks * StateSize * ((Math.Min(unit, GroupChannels) + WidestLane - 1) / WidestLane * WidestLane);

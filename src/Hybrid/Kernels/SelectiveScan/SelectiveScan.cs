@@ -1,3 +1,5 @@
+using Hybrid.Kernels.Cuda;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
@@ -61,7 +63,7 @@ public static partial class SelectiveScan
             ("initialState", initialState), ("mask", mask), ("restart", restart));
         var (y, state) = form switch
         {
-            ScanType.Fused => Cpu(u, delta, A, B, C, D, z, deltaBias, steps, initialState, mask, restart, stateGradient),
+            ScanType.Fused => Fused(DeviceOf(u), u, delta, A, B, C, D, z, deltaBias, steps, initialState, mask, restart, stateGradient),
             var plain => Reference(u, delta, A, B, C, D, z, deltaBias, steps, initialState, mask, restart, linear: plain == ScanType.Linear),
         };
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
@@ -69,7 +71,7 @@ public static partial class SelectiveScan
 
     /// <summary>The form that runs: linear, associative or fused.</summary>
     /// <param name="scanType">What was asked for.</param>
-    /// <param name="tensors">The tensors of the call under their names, for their devices and dtypes.</param>
+    /// <param name="tensors">The tensors of the call under their names, for their devices and dtypes, the input first.</param>
     internal static ScanType Resolve(ScanType scanType, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
         if (scanType is ScanType.Linear or ScanType.Associative)
@@ -77,14 +79,22 @@ public static partial class SelectiveScan
             return scanType;
         }
 
-        if (CanRunOnCpu(out var reason, tensors))
+        var first = tensors[0].Tensor!;
+        var onCuda = first.device_type == DeviceType.CUDA;
+        if (onCuda ? CanRunOnCuda(out var reason, tensors) : CanRunOnCpu(out reason, tensors))
         {
             return ScanType.Fused;
         }
 
-        KernelDispatcher.Refused(CpuKernel, reason);
+        KernelDispatcher.Refused(FusedKernel(first), reason);
         return ScanType.Associative;
     }
+
+    /// <summary>The name of the fused kernel for a tensor's device, in logs and metrics.</summary>
+    internal static string FusedKernel(Tensor u) => u.device_type == DeviceType.CUDA ? CudaKernel : CpuKernel;
+
+    /// <summary>Where the fused scan runs; it can.</summary>
+    private static IScanDevice DeviceOf(Tensor u) => CudaRuntime.Of(u) is { } runtime ? new ScanOnCuda(runtime) : ScanOnCpu.Instance;
 
     private static void Validate(
         Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? deltaBias, Tensor? initialState, Tensor? mask, Tensor? restart)

@@ -1,3 +1,4 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
@@ -68,13 +69,20 @@ public static partial class Wkv
     {
         Validate(form, decay, bonus, key, value, initialState, mask, restart, receptance);
         using var scope = NewDisposeScope();
-        var canRun = Simd.CanRun(
+        var device = OnCuda(
+            key, (nameof(decay), decay), (nameof(bonus), bonus), (nameof(value), value), (nameof(mask), mask), (nameof(restart), restart),
+            ("initialState.Numerator", initialState?.Numerator), ("initialState.Denominator", initialState?.Denominator),
+            ("initialState.Maximum", initialState?.Maximum));
+        var canRun = key.device_type != DeviceType.CUDA && Simd.CanRun(
             ("key", key), ("decay", decay), ("bonus", bonus), ("value", value), ("receptance", receptance), ("mask", mask), ("restart", restart),
             ("initialState.Numerator", initialState?.Numerator), ("initialState.Denominator", initialState?.Denominator),
             ("initialState.Maximum", initialState?.Maximum));
-        var (y, state) = canRun
-            ? Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient)
-            : Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart);
+        var (y, state) = (device, canRun) switch
+        {
+            ({ } kernel, _) => Gated(Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient), receptance),
+            (_, true) => Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient),
+            _ => Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart),
+        };
         return (
             y.MoveToOuterDisposeScope(),
             new(
@@ -82,6 +90,9 @@ public static partial class Wkv
                 state.Denominator.MoveToOuterDisposeScope(),
                 state.Maximum.MoveToOuterDisposeScope()));
     }
+
+    private static (Tensor Y, WkvState FinalState) Gated((Tensor Y, WkvState FinalState) mean, Tensor? receptance) =>
+        receptance is null ? mean : mean with { Y = mean.Y * receptance.sigmoid() };
 
     private static void Validate(
         WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart,

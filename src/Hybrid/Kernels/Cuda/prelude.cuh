@@ -1,0 +1,189 @@
+// What the kernels of this library are written on. It is put in front of every .cu file, and each file keeps to these conventions:
+//
+// 1. A file is plain C++17: no headers of CUDA or of the standard library, so that NVRTC compiles it without a toolkit. What differs
+//    between devices is in this file alone. A C++ compiler with HYBRID_HOST defined takes it from host.h instead and then runs
+//    the same kernels on a CPU, thread by thread with true barriers, which is how they are tested where there is no GPU.
+// 2. A kernel is KERNEL(name, Arguments) { ... }: one struct of arguments, by value, called p. The same struct is declared in C#, field by
+//    field in the same order (pointers and 64-bit numbers first, then int and float), and the file has
+//    static_assert(sizeof(Arguments) == ..._BYTES), where ..._BYTES is the size of the C# struct, given as a compile option.
+// 3. A launch has one dimension: blocks of BLOCK threads (128, so 4 warps), as many as it takes. thread_index() is 64 bits wide, and so is
+//    every offset into a tensor. A thread without work returns, unless a barrier or a sum over lanes follows: then it takes part with zeros,
+//    and whole warps take the same way.
+// 4. Neighbouring threads take neighbouring channels, which lie next to each other in memory ([B, T, E]); a warp never spans two rows or two
+//    groups of channels where it adds up over lanes.
+// 5. Tensors hold `element` (float, bfloat16 or float16, by the option ELEMENT); arithmetic, states and sums are float. Read with load(),
+//    write with store(). Channels of a Rows are next to each other; rows and steps have strides, so slices need no copy.
+// 6. Sums over channels or rows never use atomics: every warp writes its part, and the parts are added up in a fixed order, so that results
+//    are the same bit for bit each time.
+// 7. Arrays are sized by options and indexed by constants (#pragma unroll), so that they stay in registers. A loop whose body is long says
+//    #pragma unroll 1; what it indexes lies in local memory, which is slower but has its own cache.
+// 8. In C#, each operation has an interface of its devices (IScanDevice: forward, backward) with one implementation for CPU and one for CUDA, so
+//    that entry, autograd and self-test are written once; the class ...OnCuda fills the struct and launches. Tests give it a
+//    CudaRuntime of HostCuda instead of one of a device, and the same cases as the CPU kernel.
+
+#ifndef ELEMENT
+#define ELEMENT 0
+#endif
+
+#define BLOCK 128
+#define WARP 32
+
+#ifdef HYBRID_HOST
+#include "host.h"
+#else
+
+#define FUNCTION static __device__ __forceinline__
+#define METHOD __device__ __forceinline__
+#define SHARED __shared__
+#define KERNEL(name, Arguments) extern "C" __global__ void __launch_bounds__(BLOCK) name(const Arguments p)
+
+FUNCTION long long block_index() { return blockIdx.x; }
+FUNCTION int block_thread() { return (int)threadIdx.x; }
+
+/// Waits for all threads of the block.
+FUNCTION void block_barrier() { __syncthreads(); }
+
+/// The value of the lane whose number differs in the bits of mask; all lanes of a warp call it together.
+FUNCTION float lane_exchange(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+FUNCTION float bits_to_float(unsigned int bits) { return __uint_as_float(bits); }
+FUNCTION unsigned int float_to_bits(float value) { return __float_as_uint(value); }
+
+FUNCTION float half_to_float(unsigned short bits)
+{
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+FUNCTION unsigned short float_to_half(float value)
+{
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+
+#endif
+
+FUNCTION long long thread_index() { return block_index() * BLOCK + block_thread(); }
+FUNCTION int lane_index() { return block_thread() % WARP; }
+
+// --- elements ------------------------------------------------------------------------------------------------------
+
+#if ELEMENT == 0
+typedef float element;
+FUNCTION float load(const element* source) { return *source; }
+FUNCTION void store(element* target, float value) { *target = value; }
+#elif ELEMENT == 1
+// bfloat16 is the upper half of a float.
+typedef unsigned short element;
+FUNCTION float load(const element* source) { return bits_to_float((unsigned int)*source << 16); }
+FUNCTION void store(element* target, float value)
+{
+    const unsigned int bits = float_to_bits(value);
+    *target = value != value ? 0x7fc0 : (element)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);      // to nearest, ties to even
+}
+#else
+typedef unsigned short element;
+FUNCTION float load(const element* source) { return half_to_float(*source); }
+FUNCTION void store(element* target, float value) { *target = float_to_half(value); }
+#endif
+
+/// A tensor [B, T, E] of which the channels are next to each other; no tensor where first is null.
+struct Rows
+{
+    element* first;
+    long long row;
+    long long step;
+
+    METHOD bool exists() const { return first != nullptr; }
+    METHOD element* at(long long r, long long t) const { return first + r * row + t * step; }
+};
+
+// --- arithmetic ----------------------------------------------------------------------------------------------------
+
+#define LOG2_E 1.4426950408889634f
+#define INFINITE bits_to_float(0x7f800000u)
+
+FUNCTION float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+FUNCTION float silu(float x) { return x * sigmoid(x); }
+FUNCTION float silu_slope(float x)
+{
+    const float s = sigmoid(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
+/// log(1 + e^x); x itself above 20, as in PyTorch.
+FUNCTION float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+FUNCTION float softplus_slope(float x) { return x > 20.0f ? 1.0f : sigmoid(x); }
+
+/// Within limits; NaN stays NaN.
+FUNCTION float clamp(float x, float low, float high)
+{
+    x = x < low ? low : x;
+    return x > high ? high : x;
+}
+
+FUNCTION long long divide_up(long long a, long long b) { return (a + b - 1) / b; }
+
+// --- sums over lanes -----------------------------------------------------------------------------------------------
+
+/// The sum over the lanes of a warp, in every lane.
+FUNCTION float warp_sum(float value)
+{
+#pragma unroll
+    for (int mask = WARP / 2; mask > 0; mask /= 2)
+    {
+        value += lane_exchange(value, mask);
+    }
+
+    return value;
+}
+
+/// One step of warp_sums: lanes that differ in the bit `Half` exchange half of what they still hold.
+template <int Half>
+FUNCTION void halve(float (&values)[WARP])
+{
+    const bool upper = (lane_index() & Half) != 0;
+#pragma unroll
+    for (int i = 0; i < Half; ++i)
+    {
+        // Read both: a choice between two places in memory would keep the values out of registers.
+        const float low = values[i], high = values[i + Half];
+        values[i] = (upper ? high : low) + lane_exchange(upper ? low : high, Half);
+    }
+}
+
+/// Adds up 32 values over the lanes of a warp; lane i gets the sum of values[i]. That takes 31 exchanges where 32 sums take 160. The values
+/// are lost.
+FUNCTION float warp_sums(float (&values)[WARP])
+{
+    halve<16>(values);
+    halve<8>(values);
+    halve<4>(values);
+    halve<2>(values);
+    halve<1>(values);
+    return values[0];
+}
+
+/// The sum over the threads of a block, in every thread.
+FUNCTION float block_sum(float value)
+{
+    SHARED float sums[BLOCK / WARP];
+    const float sum = warp_sum(value);
+    block_barrier();                                        // sums may still be read from the call before
+    if (lane_index() == 0)
+    {
+        sums[block_thread() / WARP] = sum;
+    }
+
+    block_barrier();
+    float total = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < BLOCK / WARP; ++warp)
+    {
+        total += sums[warp];
+    }
+
+    return total;
+}

@@ -1,0 +1,95 @@
+using Hybrid.Kernels;
+using Hybrid.Kernels.Cuda;
+using Hybrid.Mixers;
+using Hybrid.Tests.Infrastructure;
+using Hybrid.Tests.Layers;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Kernels.Cuda;
+
+/// <summary>The CUDA kernels on a CUDA device, with the cases of the CPU kernels. Without a device all are skipped.</summary>
+public class CudaDeviceTests
+{
+    // As on CPU, but for exp2 and exp, which are off by two units in the last place on a device.
+    private const double Tolerance = 2e-5;
+    private const double LongTolerance = 1e-4;
+
+    [Fact]
+    public void TheScanEqualsTheReference()
+    {
+        var scan = new ScanOnCuda(Runtime());
+        foreach (var (batch, time, channels, n, formOfB, formOfC, with) in ScanKernelCase.All.Select(row => row.Data))
+        {
+            ScanKernelCase.Check(scan, CUDA, Tolerance, batch, time, channels, n, formOfB, formOfC, with);
+        }
+
+        ScanKernelCase.Check(scan, CUDA, LongTolerance, 2, 1000, 70, 16, "shared", "shared", "mask restart limits");
+        ScanKernelCase.Check(scan, CUDA, LongTolerance, 1, 65_536, 3, 4, "shared", "shared", "restart");
+    }
+
+    [Fact]
+    public void TheConvolutionEqualsTheReference()
+    {
+        var convolution = new ConvOnCuda(Runtime());
+        foreach (var (batch, time, channels, width, with) in ConvKernelCase.All.Select(row => row.Data))
+        {
+            ConvKernelCase.Check(convolution, CUDA, Tolerance, batch, time, channels, width, with);
+        }
+    }
+
+    [Fact]
+    public void TheNormEqualsTheComposedForm()
+    {
+        var norm = new NormOnCuda(Runtime());
+        foreach (var (rows, width, groups, gate) in NormKernelCase.All.Select(row => row.Data))
+        {
+            NormKernelCase.Check(norm, CUDA, Tolerance, rows, width, groups, gate);
+        }
+    }
+
+    /// <summary>Each kernel passes the self-test that the dispatcher asks for.</summary>
+    [Fact]
+    public void TheDispatcherTakesTheKernels()
+    {
+        using var scope = NewDisposeScope();
+        Runtime();
+        var x = zeros([1, 2, 3], device: CUDA);
+        Assert.True(SelectiveScan.CanRunOnCuda(out var reason, ("u", x)), reason);
+        Assert.True(CausalConv1d.CanRunOnCuda(out reason, ("x", x)), reason);
+        Assert.NotNull(CudaNorm.For(("x", x)));
+    }
+
+    [Fact]
+    public void DecodingEqualsTheComposedForm()
+    {
+        Runtime();
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        foreach (var (batch, width, options) in MambaStepTests.Layers.Select(row => row.Data))
+        {
+            manual_seed(5);
+            using var mixer = new MambaMixer(width, options);
+            mixer.to(CUDA);
+            var x = Values.Normal(6, batch, 5, width).to(CUDA);
+            using var state = mixer.CreateState(batch);
+            var steps = Enumerable.Range(0, 5).Select(t => mixer.forward(x.narrow(1, t, 1), new MixerContext { State = state })).ToList();
+            using var kernels = new KernelChoice(referenceOnly: true);
+            TensorAssert.Close(mixer.call(x).cpu(), cat(steps, 1).cpu(), Tolerance, $"outputs of {options}");
+        }
+    }
+
+    /// <summary>The first device's kernels; skips the test where there is no device.</summary>
+    private static CudaRuntime Runtime()
+    {
+        if (!cuda.is_available())
+        {
+            Assert.Skip("there is no CUDA device");
+        }
+
+        using var x = zeros([1], device: CUDA);
+        Assert.True(CudaRuntime.TryGet(out var runtime, out var reason, ("x", x)), reason);
+        return runtime;
+    }
+}

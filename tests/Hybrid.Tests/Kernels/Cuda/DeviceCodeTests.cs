@@ -1,0 +1,77 @@
+using System.Diagnostics;
+using Hybrid.Kernels;
+using Hybrid.Kernels.Cuda;
+using Hybrid.Tests.Checkpoints;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Kernels.Cuda;
+
+/// <summary>Every file of kernels compiles to PTX: what g++ takes but a device does not is found here, where there is a clang.</summary>
+public unsafe class DeviceCodeTests
+{
+    /// <summary>Every file, with options that it is launched with.</summary>
+    private static IEnumerable<CudaProgram> Programs(ScalarType elements) =>
+    [
+        CudaProgram.Of(
+            "selective_scan.cu", elements, ("STATES", 16), ("SCAN_BYTES", sizeof(ScanArguments)), ("SCAN_GRADIENT_BYTES", sizeof(ScanGradientArguments))),
+        CudaProgram.Of("causal_conv1d.cu", elements, ("WIDTH", 4), ("CONV_BYTES", sizeof(ConvArguments))),
+        CudaProgram.Of("linear_recurrence.cu", elements, ("RECURRENCE_BYTES", sizeof(RecurrenceArguments))),
+        CudaProgram.Of("wkv.cu", elements, ("WKV_BYTES", sizeof(WkvArguments)), ("WKV_GRADIENT_BYTES", sizeof(WkvGradientArguments))),
+        CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 32), ("NORM_BYTES", sizeof(NormArguments))),
+        CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 128), ("NORM_BYTES", sizeof(NormArguments))),
+        CudaProgram.Of("mamba_step.cu", elements, ("STATES", 16), ("TAPS", 4), ("PARAMETERS", 0), ("STEP_BYTES", sizeof(MambaStepArguments))),
+        CudaProgram.Of("mamba_step.cu", elements, ("STATES", 16), ("TAPS", 1), ("PARAMETERS", 1), ("STEP_BYTES", sizeof(MambaStepArguments))),
+    ];
+
+    [Fact]
+    public void EveryFileIsListed()
+    {
+        var files = typeof(CudaProgram).Assembly.GetManifestResourceNames().Where(name => name.EndsWith(".cu", StringComparison.Ordinal));
+        Assert.Equal(files.Order(), Programs(ScalarType.Float32).Select(program => program.File).Distinct().Order());
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float16)]
+    public void CompilesForADevice(ScalarType elements)
+    {
+        using var folder = new TemporaryFolder();
+        foreach (var program in Programs(elements))
+        {
+            File.WriteAllText(folder.File(program.File), program.Source());
+            var (status, said) = Clang(folder.File(program.File), folder.File("kernel.ptx"), program.Options);
+            Assert.True(status == 0 && said.Length == 0, $"{program}: {said}");
+            Assert.Contains(".entry", File.ReadAllText(folder.File("kernel.ptx")), StringComparison.Ordinal);
+        }
+    }
+
+    private static (int Status, string Said) Clang(string source, string target, string options)
+    {
+        string[] arguments =
+        [
+            "-x", "cuda", "-std=c++17", "--cuda-gpu-arch=sm_80", "--cuda-device-only", "-nocudainc", "-nocudalib", "-Xclang", "-target-feature",
+            "-Xclang", "+ptx70", "-Wall", "-Wno-unused-function", "-O1", "-S", "-include", Path.Combine(HostCuda.Sources, "device.h"),
+            .. options.Split(' '), source, "-o", target,
+        ];
+        try
+        {
+            using var compiler = Process.Start(new ProcessStartInfo("clang++", arguments) { RedirectStandardError = true })!;
+            var said = compiler.StandardError.ReadToEnd();
+            compiler.WaitForExit();
+            if (said.Contains("nvptx", StringComparison.Ordinal))
+            {
+                Assert.Skip("this clang++ does not compile for NVIDIA devices");
+            }
+
+            return (compiler.ExitCode, said);
+        }
+        catch (System.ComponentModel.Win32Exception)
+        {
+            Assert.Skip("there is no clang++ to compile for NVIDIA devices with");
+            throw;
+        }
+    }
+}

@@ -1,0 +1,49 @@
+using Hybrid.Kernels;
+using Hybrid.Tests.Infrastructure;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Kernels.Cuda;
+
+/// <summary>Forms of the norm, compared with tensor operations in float64: outputs and all gradients.</summary>
+internal static class NormKernelCase
+{
+    /// <summary>Rows, width, groups, gate: none, before the norm or after it. Widths for a warp and for a block.</summary>
+    public static TheoryData<long, long, long, string> All => new()
+    {
+        { 1, 1, 1, "" },
+        { 3, 31, 1, "" },
+        { 5, 512, 1, "before" },
+        { 2, 513, 1, "after" },
+        { 200, 1000, 1, "" },
+        { 7, 96, 3, "before" },
+        { 130, 40, 4, "after" },
+        { 3, 2000, 2, "before" },
+    };
+
+    /// <summary>Compares the kernels of a device with tensor operations.</summary>
+    public static void Check(NormOnCuda norm, Device device, double tolerance, long rows, long width, long groups, string gate)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(1);
+        var form = new CudaNormForm(1e-3, groups, NormBeforeGate: gate == "after");
+        Tensor[] inputs = [randn(2, rows, width), randn(width), randn(2, rows, width)];
+        var upstream = randn(2, rows, width).to(device);
+        var expected = Results(ScalarType.Float64, x => CudaNorm.Composed(x[0], x.ElementAtOrDefault(2), x[1], form));
+        var actual = Results(ScalarType.Float32, x => CudaNorm.Apply(norm, x[0], x.ElementAtOrDefault(2), x[1], form));
+        string[] names = ["y", "gradient of x", "gradient of the weight", "gradient of the gate"];
+        foreach (var (i, want) in expected.Index())
+        {
+            TensorAssert.Close(want, actual[i], tolerance, names[i]);
+        }
+
+        List<Tensor> Results(ScalarType dtype, Func<Tensor[], Tensor> run)
+        {
+            var x = inputs.Take(gate.Length > 0 ? 3 : 2).Select(input => input.to(device).to_type(dtype).clone().requires_grad_(true)).ToArray();
+            var y = run(x);
+            y.backward([upstream.to_type(dtype)]);
+            return [y.detach(), .. x.Select(leaf => leaf.grad!)];
+        }
+    }
+}
