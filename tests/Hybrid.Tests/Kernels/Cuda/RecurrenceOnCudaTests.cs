@@ -97,7 +97,7 @@ public class RecurrenceOnCudaTests
         {
             var (input, decay) = (x.clone().requires_grad_(true), g.clone().requires_grad_(true));
             var y = run(input, decay).square().sum();
-            var first = autograd.grad([y], [input, decay], create_graph: true);
+            var first = autograd.grad([y], [input, decay], retain_graph: true, create_graph: true);
             (first[0].square().sum() + first[1].square().sum()).backward();
             return cat([input.grad!, decay.grad!]);
         }

@@ -83,7 +83,7 @@ public class WkvOnCudaTests
         Tensor Second(Func<Tensor, Tensor, Tensor> run)
         {
             var (w, key) = (decay.clone().requires_grad_(true), k.clone().requires_grad_(true));
-            var first = autograd.grad([run(w, key).square().sum()], [w, key], create_graph: true);
+            var first = autograd.grad([run(w, key).square().sum()], [w, key], retain_graph: true, create_graph: true);
             (first[0].square().sum() + first[1].square().sum()).backward();
             return cat([w.grad!.flatten(), key.grad!.flatten()]);
         }
