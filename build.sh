@@ -115,7 +115,7 @@ have_libtorch() {
   fi
 }
 
-have_blas() { [ -n "${HYBRID_LIBTORCH:-}" ] || ldconfig -p | grep -q -E 'openblas|mkl_rt'; }
+have_blas() { [ -n "${HYBRID_LIBTORCH:-}" ] || ldconfig -p | grep -E 'openblas|mkl_rt' >/dev/null; }
 
 install_missing() {
   local missing=()
@@ -223,6 +223,8 @@ case "$command" in
     ;;
   bench)
     decide_source; compile benchmarks/Hybrid.Benchmarks/Hybrid.Benchmarks.csproj
+    # One heap for all threads: glibc gives what other heaps freed back to the system, and calls would pay for faulting it in again.
+    export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}"
     exec dotnet run --project benchmarks/Hybrid.Benchmarks/Hybrid.Benchmarks.csproj -c $configuration --no-build -- "$@"
     ;;
   pack) decide_source; pack ;;
