@@ -1,4 +1,5 @@
 using BenchmarkDotNet.Attributes;
+using Hybrid.Kernels;
 using Hybrid.Modeling;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -13,12 +14,17 @@ public class DecodingBenchmarks
 {
     private const int Prompt = 512;
 
+    // The projections to step sizes, B and C, which are part of the step between the two large ones, are smaller, and so is A.
+    private const long SmallMatrix = 1_000_000;
+
     private CausalLanguageModel model = null!;
     private CompositeState state = null!;
     private MixerContext context = null!;
     private Tensor token = null!;
     private Tensor prompt = null!;
     private MemoryReader reader = null!;
+    private Tensor[] matrices = [];
+    private Dictionary<long, Tensor> inputs = [];
 
     /// <summary>Where the sum goes, so that the reading is not left out.</summary>
     public float Sum { get; private set; }
@@ -33,6 +39,8 @@ public class DecodingBenchmarks
         token = tensor(new long[] { 17 }).view(1, 1);
         prompt = randint(0, model.Options.VocabSize, [1, Prompt], dtype: ScalarType.Int64);
         reader = CreateReader(model);
+        matrices = [.. model.parameters().Where(weight => weight.Dimensions == 2 && weight.numel() > SmallMatrix)];
+        inputs = matrices.Select(weight => weight.size(1)).Distinct().ToDictionary(width => width, width => randn(1, 1, width));
     }
 
     [GlobalCleanup]
@@ -42,6 +50,7 @@ public class DecodingBenchmarks
         model.Dispose();
         token.Dispose();
         prompt.Dispose();
+        inputs.Values.ToList().ForEach(input => input.Dispose());
     }
 
     [Benchmark(Baseline = true)]
@@ -53,6 +62,18 @@ public class DecodingBenchmarks
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         model.NextTokenLogits(token, context);
+    }
+
+    /// <summary>The products of a token with the large matrices alone: the projections of every layer, and the head.</summary>
+    [Benchmark]
+    public void ProductsOfAToken()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        foreach (var weight in matrices)
+        {
+            LinearStep.Linear(inputs[weight.size(1)], weight);
+        }
     }
 
     [Benchmark]

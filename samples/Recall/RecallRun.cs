@@ -10,7 +10,7 @@ namespace Hybrid.Samples;
 /// <summary>What a run came to.</summary>
 internal sealed record RecallResult(Contender Contender, long Parameters, int Steps, TimeSpan Time, IReadOnlyList<double> Accuracies);
 
-/// <summary>Trains one model on one task until it answers nearly everything, or its steps or its time are used up.</summary>
+/// <summary>Trains one model on one task until it answers nearly everything twice in a row, or its steps or its time are used up.</summary>
 internal sealed class RecallRun(RecallTask task, Contender contender, LanguageModelOptions options, double learningRate, int seed)
 {
     private const int BatchSize = 32;
@@ -34,8 +34,8 @@ internal sealed class RecallRun(RecallTask task, Contender contender, LanguageMo
         using var model = new CausalLanguageModel(options);
         using var optimizer = LanguageModelTrainer.CreateOptimizer(model, training);
         var clock = Stopwatch.StartNew();
-        var step = 0;
-        while (step < steps && clock.Elapsed < budget)
+        var (step, solved) = (0, 0);
+        while (solved < 2 && step < steps && clock.Elapsed < budget)
         {
             var loss = Step(model, optimizer, step, Math.Max((double)step / steps, clock.Elapsed / budget));
             step++;
@@ -43,10 +43,7 @@ internal sealed class RecallRun(RecallTask task, Contender contender, LanguageMo
             {
                 var accuracy = Accuracy(model, task.TrainingLength);
                 report($"{contender.Name,-20} step {step,5}  {clock.Elapsed.TotalSeconds,4:f0} s  loss {loss:f3}  accuracy {accuracy:p1}");
-                if (accuracy >= Solved)
-                {
-                    break;
-                }
+                solved = accuracy >= Solved ? solved + 1 : 0;
             }
         }
 
