@@ -16,15 +16,17 @@ internal sealed record CpuKernel(string Name, Func<string?> SelfTest)
     /// <param name="tensors">All of them under their names; null ones are none.</param>
     public bool CanRunInPlace(params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
-        var fits = LaneTasks.CanRunFloat32(out var reason, tensors);
-        foreach (var (name, tensor) in tensors)
-        {
-            if (fits && tensor?.is_contiguous() == false)
-            {
-                (fits, reason) = (false, $"{name} is not contiguous");
-            }
-        }
+        var fits = LaneTasks.CanRunFloat32(out var reason, tensors) && LaneTasks.AreContiguous(out reason, tensors);
+        return Agrees(fits, reason);
+    }
 
+    /// <summary><see cref="CanRunInPlace(ReadOnlySpan{ValueTuple{string, Tensor}})"/> for the memory of a layer, and an input that is float32 in any layout.</summary>
+    /// <param name="x">The input.</param>
+    /// <param name="memory">Weights and states under their names; null ones are none.</param>
+    public bool CanRunInPlace(Tensor x, params ReadOnlySpan<(string Name, Tensor? Tensor)> memory)
+    {
+        var fits = LaneTasks.CanRunFloat32(out var reason, (nameof(x), x)) && LaneTasks.CanRunFloat32(out reason, memory)
+            && LaneTasks.AreContiguous(out reason, memory);
         return Agrees(fits, reason);
     }
 

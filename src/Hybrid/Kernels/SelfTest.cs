@@ -34,4 +34,38 @@ internal static class SelfTest
 
         return null;
     }
+
+    /// <summary>
+    /// Outputs of a kernel in float32, and the gradients of all its inputs, against its reference in float64; null where they agree, else which
+    /// do not.
+    /// </summary>
+    /// <param name="inputs">The inputs, on CPU.</param>
+    /// <param name="tolerance">Relative to the largest expected element.</param>
+    /// <param name="kernel">The kernel: outputs from inputs.</param>
+    /// <param name="reference">The reference.</param>
+    /// <param name="device">Where both run; null means the CPU.</param>
+    public static string? Difference(
+        IReadOnlyList<Tensor> inputs, double tolerance, Func<Tensor[], Tensor[]> kernel, Func<Tensor[], Tensor[]> reference, Device? device = null)
+    {
+        using var scope = NewDisposeScope();
+        return Compare(Results(ScalarType.Float64, reference), Results(ScalarType.Float32, kernel), tolerance);
+
+        List<Tensor> Results(ScalarType dtype, Func<Tensor[], Tensor[]> run)
+        {
+            var leaves = inputs.Select(input => input.to(device ?? CPU).to_type(dtype).clone().requires_grad_(true)).ToArray();
+            var outputs = run(leaves);
+            outputs.Select((output, i) => (output * Values(i + 21, 1, output.shape).to(device ?? CPU).to_type(dtype)).sum()).Aggregate((a, b) => a + b).backward();
+            return [.. outputs.Select(output => output.detach()), .. leaves.Select(leaf => leaf.grad!)];
+        }
+    }
+
+    /// <summary>The same for a recurrence: its output and its final state.</summary>
+    public static string? Difference(
+        IReadOnlyList<Tensor> inputs, double tolerance, Func<Tensor[], (Tensor Y, Tensor State)> kernel, Func<Tensor[], (Tensor Y, Tensor State)> reference,
+        Device? device = null)
+    {
+        return Difference(inputs, tolerance, x => Both(kernel(x)), x => Both(reference(x)), device);
+
+        static Tensor[] Both((Tensor Y, Tensor State) results) => [results.Y, results.State];
+    }
 }

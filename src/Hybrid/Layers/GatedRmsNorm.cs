@@ -77,7 +77,7 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
 
         if (UseFusedKernels && input.device_type == DeviceType.CUDA && CudaNorm.For(("x", input), ("the gate", gate), ("weight", weight)) is { } norm)
         {
-            return CudaNorm.Apply(norm, input, gate, weight, new CudaNormForm(form.Epsilon, form.Groups, NormBeforeGate));
+            return CudaNorm.Apply(norm, input, gate, weight, form);
         }
 
         using var scope = NewDisposeScope();

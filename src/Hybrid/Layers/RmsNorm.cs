@@ -72,7 +72,7 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         {
             if (CudaNorm.For(("x", input), ("weight", weight)) is { } norm)
             {
-                return CudaNorm.Apply(norm, input, null, weight!, new CudaNormForm(form.Epsilon, RoundNormal: weight!.dtype == dtype));
+                return CudaNorm.Apply(norm, input, null, weight!, form with { RoundNormal = weight!.dtype == dtype });
             }
         }
         else if (UseFusedKernels && scale == NormScale.Weight && dtype == ScalarType.Float32 && RootMeanSquare.CanRun(input, weight))

@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using Hybrid.Attention;
 using Hybrid.Kernels.Cpu;
 using TorchSharp;
@@ -132,31 +131,7 @@ internal static unsafe class AttentionStep
 
     /// <summary>Registers go along the keys and values of a head: the widest that both fill, so that few elements are left over.</summary>
     private static void Run<TStored>(AttentionStepSizes sizes)
-        where TStored : struct, IStoredWeights
-    {
-        var narrowest = Math.Min(sizes.KeyWidth, sizes.ValueWidth);
-        if (Vector512.IsHardwareAccelerated && narrowest >= Lane512.Count)
-        {
-            Run<Lane512, TStored>(sizes);
-        }
-        else if (Vector256.IsHardwareAccelerated && narrowest >= Lane256.Count)
-        {
-            Run<Lane256, TStored>(sizes);
-        }
-        else
-        {
-            Run<Lane128, TStored>(sizes);
-        }
-    }
-
-    private static void Run<TLane, TStored>(AttentionStepSizes sizes)
-        where TLane : struct, ILane<TLane>
-        where TStored : struct, IStoredWeights
-    {
-        var kernel = new AttentionStepKernel<TLane, TStored>(sizes);
-        WorkerTeam.Run(kernel, sizes.Parts);
-        kernel.Join();
-    }
+        where TStored : struct, IStoredWeights => LaneWidth.Run(new Kernel<TStored>(sizes), Math.Min(sizes.KeyWidth, sizes.ValueWidth));
 
     /// <summary>The tensor itself where the elements of its last dimension are next to each other, else a copy.</summary>
     private static Tensor Adjacent(Tensor tensor) => tensor.stride()[3] == 1 ? tensor : tensor.contiguous();
@@ -165,5 +140,17 @@ internal static unsafe class AttentionStep
     {
         var strides = tensor.stride();
         return (strides[0], strides[1], strides[2]);
+    }
+
+    private readonly struct Kernel<TStored>(AttentionStepSizes sizes) : ILaneCode
+        where TStored : struct, IStoredWeights
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane>
+        {
+            var kernel = new AttentionStepKernel<TLane, TStored>(sizes);
+            WorkerTeam.Run(kernel, sizes.Parts);
+            kernel.Join();
+        }
     }
 }

@@ -31,15 +31,8 @@ internal static class ChannelScan
             [.. inputs.Select(input => input is null ? null : RowView.Of(input.to_type(ScalarType.Float32)))], [.. constants.Select(Whole)],
             [.. initial.Select(Whole)], Flags(mask), Flags(restart), (int)channels);
         var sizes = new ChannelScanSizes(x, TCell.States);
-        var final = Enumerable.Range(0, TCell.States).Select(_ => Uninitialised(sizes.Batch, sizes.Channels)).ToArray();
-        if (!is_grad_enabled() || !x.All.Any(tensor => tensor?.requires_grad == true))
-        {
-            return (Forward(cell, x, sizes, final, null).to_type(dtype), final);
-        }
-
-        var results = Recorded<TCell>.apply(
-            [new Call<TCell>(cell, x, sizes, final, reference, differentiableStates), .. x.All.Where(tensor => tensor is not null).Cast<object>()]);
-        return (results[0].to_type(dtype), [.. results.Skip(1), .. final.Skip(differentiableStates)]);
+        var (y, final) = RecordedKernel.Run(new Scan<TCell>(cell, x.Layout, sizes, reference), x.All, differentiableStates);
+        return (y.to_type(dtype), final);
 
         static Tensor Whole(Tensor tensor) => tensor.to_type(ScalarType.Float32).contiguous();
 
@@ -105,57 +98,29 @@ internal static class ChannelScan
             ChannelScanKernel<TLane, TCell>.Backward(cell, p, gradients, task / p.Sizes.Groups, task % p.Sizes.Groups);
     }
 
-    /// <summary>What a recorded scan gets besides its tensors, which it needs as arguments of their own.</summary>
-    private sealed record Call<TCell>(
-        TCell Cell, ChannelScanTensors Tensors, ChannelScanSizes Sizes, Tensor[] Final, Func<ChannelScanTensors, Tensor[]> Reference, int DifferentiableStates);
-
-    /// <summary>What the backward pass needs besides the saved tensors. The sizes are kept, as the number of threads may have changed.</summary>
-    private sealed record Kept<TCell>(TCell Cell, ChannelScanLayout Layout, ChannelScanSizes Sizes, Func<ChannelScanTensors, Tensor[]> Reference);
-
     /// <summary>
-    /// A scan with a backward pass that keeps the inputs and the states at chunk boundaries. A final state is an output only where it can
-    /// receive a gradient: TorchSharp never takes an output without gradient out of its count of tensors.
+    /// A scan with a backward pass that keeps the inputs, in the order of <see cref="ChannelScanTensors"/>, and the states at chunk
+    /// boundaries. The sizes are kept, as the number of threads may have changed.
     /// </summary>
-    private sealed class Recorded<TCell> : autograd.MultiTensorFunction<Recorded<TCell>>
+    private sealed record Scan<TCell>(TCell Cell, ChannelScanLayout Layout, ChannelScanSizes Sizes, Func<ChannelScanTensors, Tensor[]> Composed)
+        : IRecordedKernel
         where TCell : unmanaged, IChannelCell
     {
-        private const string Key = "scan";
-
-        public override string Name => typeof(TCell).Name;
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        public (Tensor Y, Tensor[] Final, Tensor? Kept) Forward(IReadOnlyList<Tensor?> inputs, bool keep)
         {
-            var call = (Call<TCell>)vars[0];
-            var boundaries = Uninitialised(call.Sizes.BoundaryCount);
-            var y = Forward(call.Cell, call.Tensors, call.Sizes, call.Final, boundaries);
-            ctx.save_for_backward([.. vars.Skip(1).Cast<Tensor>(), boundaries]);
-            ctx.save_data(Key, new Kept<TCell>(call.Cell, call.Tensors.Layout, call.Sizes, call.Reference));
-
-            // TorchSharp would make the zeros from tensors of the caller's scope, which may be gone by then.
-            ctx.set_materialize_grads(false);
-            return [y, .. call.Final.Take(call.DifferentiableStates)];
+            var boundaries = keep ? Uninitialised(Sizes.BoundaryCount) : null;
+            var final = Enumerable.Range(0, TCell.States).Select(_ => Uninitialised(Sizes.Batch, Sizes.Channels)).ToArray();
+            return (ChannelScan.Forward(Cell, ChannelScanTensors.From(inputs, Layout), Sizes, final, boundaries), final, boundaries);
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs)
+        public Tensor?[] Backward(IReadOnlyList<Tensor?> inputs, Tensor? kept, Tensor? gradY, IReadOnlyList<Tensor?> gradFinal)
         {
-            using var scope = NewDisposeScope();
-            var kept = (Kept<TCell>)ctx.get_data(Key);
-            var saved = ctx.get_saved_variables();
-            var x = ChannelScanTensors.From(saved, kept.Layout);
-            var gradients = RecordedGradient.IsWanted
-                ? RecordedGradient.Of(all => kept.Reference(x.With(all)), x.All, grad_outputs)
-                : Gradients(kept, x, saved[^1], grad_outputs);
-            return [null!, .. gradients.Where((_, i) => kept.Layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
-        }
-
-        private static Tensor?[] Gradients(Kept<TCell> kept, ChannelScanTensors x, Tensor boundaries, List<Tensor> grad_outputs)
-        {
-            var gradY = grad_outputs[0].IsInvalid ? null : RowView.Of(grad_outputs[0]);
-            var gradFinal = grad_outputs.Skip(1).Select(gradient => gradient.IsInvalid ? null : gradient.contiguous()).ToArray();
             var none = gradFinal.All(gradient => gradient is null);
-            return Backward(
-                kept.Cell, x, kept.Sizes, boundaries, gradY,
-                none ? [] : [.. gradFinal.Select(gradient => gradient ?? zeros(kept.Sizes.Batch, kept.Sizes.Channels))]);
+            return ChannelScan.Backward(
+                Cell, ChannelScanTensors.From(inputs, Layout), Sizes, kept!, gradY is null ? null : RowView.Of(gradY),
+                none ? [] : [.. gradFinal.Select(gradient => gradient?.contiguous() ?? zeros(Sizes.Batch, Sizes.Channels))]);
         }
+
+        public IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> inputs) => Composed(ChannelScanTensors.From(inputs, Layout));
     }
 }

@@ -17,25 +17,20 @@ internal sealed record ChannelScanTensors(
     /// <summary>All tensors, in the order of the constructor; null where there is none.</summary>
     public Tensor?[] All => [.. Inputs, .. Constants, .. Initial, Mask, Restart];
 
-    /// <summary>What tells the tensors that there are apart again.</summary>
-    public ChannelScanLayout Layout => new([.. All.Select(tensor => tensor is not null)], Inputs.Length, Constants.Length, Channels);
+    /// <summary>What tells <see cref="All"/> apart again.</summary>
+    public ChannelScanLayout Layout => new(Inputs.Length, Constants.Length, Channels);
 
-    /// <summary>From the tensors that there are, in the order of <see cref="All"/>.</summary>
-    public static ChannelScanTensors From(IReadOnlyList<Tensor> present, ChannelScanLayout layout)
+    /// <summary>From <see cref="All"/>.</summary>
+    public static ChannelScanTensors From(IReadOnlyList<Tensor?> all, ChannelScanLayout layout)
     {
-        var next = 0;
-        return From([.. layout.Present.Select(isPresent => isPresent ? present[next++] : null)], layout.Inputs, layout.Constants, layout.Channels);
+        var (tensors, inputs, constants) = (all.ToArray(), layout.Inputs, layout.Constants);
+        return new(
+            tensors[..inputs], [.. tensors[inputs..(inputs + constants)]!], [.. tensors[(inputs + constants)..^2]!], tensors[^2], tensors[^1], layout.Channels);
     }
-
-    /// <summary>The same scan of other tensors, in the order of <see cref="All"/>.</summary>
-    public ChannelScanTensors With(IReadOnlyList<Tensor?> all) => From([.. all], Inputs.Length, Constants.Length, Channels);
-
-    private static ChannelScanTensors From(Tensor?[] all, int inputs, int constants, int channels) => new(
-        all[..inputs], [.. all[inputs..(inputs + constants)]!], [.. all[(inputs + constants)..^2]!], all[^2], all[^1], channels);
 }
 
-/// <summary>Which tensors of a scan there are.</summary>
-internal sealed record ChannelScanLayout(bool[] Present, int Inputs, int Constants, int Channels);
+/// <summary>How many inputs and constants a scan has, and channels E.</summary>
+internal sealed record ChannelScanLayout(int Inputs, int Constants, int Channels);
 
 /// <summary>Sizes of a scan, and how it is cut into work: time into chunks of 32 steps, channels into groups.</summary>
 internal readonly struct ChannelScanSizes

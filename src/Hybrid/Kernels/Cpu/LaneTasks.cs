@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -57,21 +56,7 @@ internal static class LaneTasks
     /// <param name="tasks">How many.</param>
     /// <param name="elements">Elements that all of them together compute.</param>
     public static void Run<TWork>(TWork work, int tasks, long elements)
-        where TWork : unmanaged, ILaneWork
-    {
-        if (Vector512.IsHardwareAccelerated)
-        {
-            Run<TWork, Lane512>(work, tasks, elements);
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            Run<TWork, Lane256>(work, tasks, elements);
-        }
-        else
-        {
-            Run<TWork, Lane128>(work, tasks, elements);
-        }
-    }
+        where TWork : unmanaged, ILaneWork => LaneWidth.Run(new Tasks<TWork>(work, tasks, elements));
 
     private static bool AllFit(bool onlyFloat32, out string reason, ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
@@ -95,10 +80,13 @@ internal static class LaneTasks
         return reason.Length == 0;
     }
 
-    private static void Run<TWork, TLane>(TWork work, int tasks, long elements)
+    private readonly struct Tasks<TWork>(TWork work, int tasks, long elements) : ILaneCode
         where TWork : unmanaged, ILaneWork
-        where TLane : struct, ILane<TLane> =>
-        WorkerTeam.Run(new Part<TWork, TLane>(work), tasks, elements < WorthAThread ? 1 : int.MaxValue);
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane> =>
+            WorkerTeam.Run(new Part<TWork, TLane>(work), tasks, elements < WorthAThread ? 1 : int.MaxValue);
+    }
 
     /// <summary>A task as the part of a team's work.</summary>
     private readonly struct Part<TWork, TLane>(TWork work) : IPartedWork

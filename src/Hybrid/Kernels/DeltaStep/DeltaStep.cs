@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
 using Hybrid.Layers;
 using TorchSharp;
@@ -20,22 +19,15 @@ internal readonly record struct DeltaStepLayer(Tensor ConvolutionWeight, Tensor 
 /// </summary>
 internal static unsafe class DeltaStep
 {
+    private static readonly CpuKernel Simd = new(nameof(DeltaStep), Compare);
+
     /// <summary>True where the step can run: float32 on CPU, weights and states in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
     public static bool CanRun(Tensor x, DeltaStepLayer layer, Tensor window, Tensor state)
     {
-        ReadOnlySpan<(string Name, Tensor? Tensor)> memory =
-        [
+        return Simd.CanRunInPlace(
+            x,
             ("the window", window), ("the state", state), ("the convolution's weight", layer.ConvolutionWeight), ("dt_bias", layer.StepBias),
-            ("A_log", layer.DecayLog), ("the norm's weight", layer.Norm.Weight),
-        ];
-        if (LaneTasks.CanRunFloat32(out var reason, ("x", x)) && LaneTasks.CanRunFloat32(out reason, memory) && LaneTasks.AreContiguous(out reason, memory)
-            && KernelDispatcher.Agrees(nameof(DeltaStep), Compare, out reason))
-        {
-            return true;
-        }
-
-        KernelDispatcher.Refused(nameof(DeltaStep), reason);
-        return false;
+            ("A_log", layer.DecayLog), ("the norm's weight", layer.Norm.Weight));
     }
 
     /// <summary>Runs the step.</summary>
@@ -92,7 +84,7 @@ internal static unsafe class DeltaStep
             Epsilon = (float)layer.Norm.Epsilon,
             NormBeforeGate = layer.Norm.NormBeforeGate,
         };
-        Run(convolution, sizes, norm);
+        LaneWidth.Run(new Passes(convolution, sizes, norm));
         GC.KeepAlive(projected);
         GC.KeepAlive(gates);
         KeepAlive(layer);
@@ -115,30 +107,6 @@ internal static unsafe class DeltaStep
                 LaneMemory.Copy(source + (2 * key) + value, gate + (head * value), value);
             }
         }
-    }
-
-    private static void Run(ConvolutionStepSizes convolution, DeltaStepSizes sizes, GatedNormStepSizes norm)
-    {
-        if (Vector512.IsHardwareAccelerated)
-        {
-            Run<Lane512>(convolution, sizes, norm);
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            Run<Lane256>(convolution, sizes, norm);
-        }
-        else
-        {
-            Run<Lane128>(convolution, sizes, norm);
-        }
-    }
-
-    private static void Run<TLane>(ConvolutionStepSizes convolution, DeltaStepSizes sizes, GatedNormStepSizes norm)
-        where TLane : struct, ILane<TLane>
-    {
-        WorkerTeam.Run(new ConvolutionStep<TLane>(convolution), convolution.Parts);
-        WorkerTeam.Run(new DeltaStepKernel<TLane>(sizes), sizes.Batch * sizes.Heads);
-        WorkerTeam.Run(new GatedNormStep<TLane>(norm), norm.Rows);
     }
 
     private static void KeepAlive(DeltaStepLayer layer)
@@ -176,5 +144,16 @@ internal static unsafe class DeltaStep
         return SelfTest.Compare([expected, expectedWindow, expectedState], [Apply(projected, gates, layer, window, state), window, state], 1e-4);
 
         static Tensor Wide(Tensor tensor) => tensor.to_type(ScalarType.Float64);
+    }
+
+    private readonly struct Passes(ConvolutionStepSizes convolution, DeltaStepSizes sizes, GatedNormStepSizes norm) : ILaneCode
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane>
+        {
+            WorkerTeam.Run(new ConvolutionStep<TLane>(convolution), convolution.Parts);
+            WorkerTeam.Run(new DeltaStepKernel<TLane>(sizes), sizes.Batch * sizes.Heads);
+            WorkerTeam.Run(new GatedNormStep<TLane>(norm), norm.Rows);
+        }
     }
 }

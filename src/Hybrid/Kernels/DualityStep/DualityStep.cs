@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
 using Hybrid.Layers;
 using TorchSharp;
@@ -26,23 +25,16 @@ internal readonly record struct DualityStepLayer(
 /// </summary>
 internal static unsafe class DualityStep
 {
+    private static readonly CpuKernel Simd = new(nameof(DualityStep), Compare);
+
     /// <summary>True where the step can run: float32 on CPU, weights and states in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
     public static bool CanRun(Tensor x, DualityStepLayer layer, Tensor window, Tensor state)
     {
-        ReadOnlySpan<(string Name, Tensor? Tensor)> memory =
-        [
+        return Simd.CanRunInPlace(
+            x,
             ("the window", window), ("the state", state), ("the convolution's weight", layer.ConvolutionWeight),
             ("the convolution's bias", layer.ConvolutionBias), ("dt_bias", layer.StepBias), ("A_log", layer.DecayLog), ("D", layer.Skip),
-            ("the norm's weight", layer.Norm?.Weight),
-        ];
-        if (LaneTasks.CanRunFloat32(out var reason, ("x", x)) && LaneTasks.CanRunFloat32(out reason, memory) && LaneTasks.AreContiguous(out reason, memory)
-            && KernelDispatcher.Agrees(nameof(DualityStep), Compare, out reason))
-        {
-            return true;
-        }
-
-        KernelDispatcher.Refused(nameof(DualityStep), reason);
-        return false;
+            ("the norm's weight", layer.Norm?.Weight));
     }
 
     /// <summary>Runs the step.</summary>
@@ -105,37 +97,14 @@ internal static unsafe class DualityStep
             Epsilon = (float)(layer.Norm?.Epsilon ?? 0),
             NormBeforeGate = layer.Norm?.NormBeforeGate ?? false,
         };
-        Run(convolution, sizes, norm);
+
+        // Registers hold states of one channel: the widest that N fills, so that none are left over.
+        LaneWidth.Run(new Passes(convolution, sizes, norm), LaneWidth.Filled(stateSize));
         GC.KeepAlive(projected);
         KeepAlive(layer);
         GC.KeepAlive(window);
         GC.KeepAlive(state);
         return y;
-    }
-
-    /// <summary>Registers hold states of one channel: the widest that N fills, so that few are left over.</summary>
-    private static void Run(ConvolutionStepSizes convolution, DualityStepSizes sizes, GatedNormStepSizes norm)
-    {
-        if (Vector512.IsHardwareAccelerated && sizes.StateSize % Lane512.Count == 0)
-        {
-            Run<Lane512>(convolution, sizes, norm);
-        }
-        else if (Vector256.IsHardwareAccelerated && sizes.StateSize % Lane256.Count == 0)
-        {
-            Run<Lane256>(convolution, sizes, norm);
-        }
-        else
-        {
-            Run<Lane128>(convolution, sizes, norm);
-        }
-    }
-
-    private static void Run<TLane>(ConvolutionStepSizes convolution, DualityStepSizes sizes, GatedNormStepSizes norm)
-        where TLane : struct, ILane<TLane>
-    {
-        WorkerTeam.Run(new ConvolutionStep<TLane>(convolution), convolution.Parts);
-        WorkerTeam.Run(new DualityStepKernel<TLane>(sizes), sizes.Batch * sizes.Heads);
-        WorkerTeam.Run(new GatedNormStep<TLane>(norm), norm.Rows);
     }
 
     private static void KeepAlive(DualityStepLayer layer)
@@ -174,5 +143,16 @@ internal static unsafe class DualityStep
         return SelfTest.Compare([expected, expectedWindow, expectedState], [Apply(projected, layer, window, state), window, state], 1e-4);
 
         static Tensor Wide(Tensor tensor) => tensor.to_type(ScalarType.Float64);
+    }
+
+    private readonly struct Passes(ConvolutionStepSizes convolution, DualityStepSizes sizes, GatedNormStepSizes norm) : ILaneCode
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane>
+        {
+            WorkerTeam.Run(new ConvolutionStep<TLane>(convolution), convolution.Parts);
+            WorkerTeam.Run(new DualityStepKernel<TLane>(sizes), sizes.Batch * sizes.Heads);
+            WorkerTeam.Run(new GatedNormStep<TLane>(norm), norm.Rows);
+        }
     }
 }

@@ -21,71 +21,36 @@ public static partial class GatedDelta
         var x = new DeltaTensors(
             Last(q), Last(k), Last(v), Last(beta), g is null ? null : Last(g), initialState?.to_type(ScalarType.Float32).contiguous(),
             mask?.to_type(ScalarType.Bool).contiguous(), restart?.to_type(ScalarType.Bool).contiguous(), new DeltaKeys(scale, normalise));
-        var shape = q.shape;
-        var final = empty([shape[0], shape[2], shape[3], v.size(3)], dtype: ScalarType.Float32);
-        if (!is_grad_enabled() || !x.All.Any(tensor => tensor?.requires_grad == true))
-        {
-            return (DeltaOnCpu.Forward(x, final).to_type(q.dtype), final);
-        }
-
-        var results = Recorded.apply([new Call(x, final, stateGradient), .. x.All.Where(tensor => tensor is not null).Cast<object>()]);
-        return (results[0].to_type(q.dtype), stateGradient ? results[1] : final);
+        var (o, final) = RecordedKernel.Run(new Rule(x.Keys), x.All, stateGradient ? 1 : 0);
+        return (o.to_type(q.dtype), final[0]);
 
         static Tensor Last(Tensor tensor) => RowView.Of(tensor.to_type(ScalarType.Float32));
     }
 
-    /// <summary>What the recorded rule gets besides its tensors, which it needs as arguments of their own.</summary>
-    private sealed record Call(DeltaTensors Tensors, Tensor Final, bool StateGradient);
-
-    /// <summary>Which tensors there are, and what is done to queries and keys: what the backward pass finds the saved tensors by.</summary>
-    private sealed record Layout(bool[] Present, DeltaKeys Keys);
-
-    /// <summary>
-    /// The rule with a backward pass that keeps nothing but the inputs. The final state is an output only where it can receive a gradient:
-    /// TorchSharp never takes an output without gradient out of its count of tensors.
-    /// </summary>
-    private sealed class Recorded : autograd.MultiTensorFunction<Recorded>
+    /// <summary>The rule with a backward pass that keeps nothing but the inputs, in the order of <see cref="DeltaTensors"/>.</summary>
+    private sealed record Rule(DeltaKeys Keys) : IRecordedKernel
     {
-        public override string Name => "GatedDelta";
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        public (Tensor Y, Tensor[] Final, Tensor? Kept) Forward(IReadOnlyList<Tensor?> inputs, bool keep)
         {
-            var call = (Call)vars[0];
-            var o = DeltaOnCpu.Forward(call.Tensors, call.Final);
-            ctx.save_for_backward([.. vars.Skip(1).Cast<Tensor>()]);
-            ctx.save_data(nameof(Layout), new Layout([.. call.Tensors.All.Select(tensor => tensor is not null)], call.Tensors.Keys));
-
-            // TorchSharp would make the zeros from tensors of the caller's scope, which may be gone by then.
-            ctx.set_materialize_grads(false);
-            return call.StateGradient ? [o, call.Final] : [o];
+            var x = DeltaTensors.From(inputs, Keys);
+            var shape = x.Q.shape;
+            var final = empty([shape[0], shape[2], shape[3], x.V.size(3)], dtype: ScalarType.Float32);
+            return (DeltaOnCpu.Forward(x, final), [final], null);
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs)
+        public Tensor?[] Backward(IReadOnlyList<Tensor?> inputs, Tensor? kept, Tensor? gradY, IReadOnlyList<Tensor?> gradFinal)
         {
-            using var scope = NewDisposeScope();
-            var layout = (Layout)ctx.get_data(nameof(Layout));
-            var saved = ctx.get_saved_variables();
-            var next = 0;
-            Tensor?[] all = [.. layout.Present.Select(present => present ? saved[next++] : null)];
-            var gradients = RecordedGradient.IsWanted
-                ? RecordedGradient.Of(x => Composed(x, layout.Keys), all, grad_outputs)
-                : Gradients(DeltaTensors.From(all, layout.Keys), grad_outputs);
-            return [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+            var x = DeltaTensors.From(inputs, Keys);
+            var gradO = gradY is null ? zeros(x.V.shape, dtype: ScalarType.Float32) : RowView.Of(gradY);
+            return DeltaOnCpu.Backward(x, gradO, gradFinal.ElementAtOrDefault(0)?.contiguous());
         }
 
-        private static Tensor?[] Gradients(DeltaTensors x, List<Tensor> upstream)
+        public IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> inputs)
         {
-            var gradO = upstream[0].IsInvalid ? zeros(x.V.shape, dtype: ScalarType.Float32) : RowView.Of(upstream[0]);
-            var gradFinal = upstream.Count == 1 || upstream[1].IsInvalid ? null : upstream[1].contiguous();
-            return DeltaOnCpu.Backward(x, gradO, gradFinal);
+            var (q, k, v, beta, g, initial, mask, restart, _) = DeltaTensors.From(inputs, Keys);
+            var (o, state) = GatedDelta.Reference(q, k, v, beta, g, Keys.Scale, Keys.Normalise, initial, mask, restart);
+            return [o, state];
         }
-    }
-
-    /// <summary>The outputs from plain tensor operations, of tensors in the order of <see cref="DeltaTensors"/>.</summary>
-    private static Tensor[] Composed(IReadOnlyList<Tensor?> x, DeltaKeys keys)
-    {
-        var (o, state) = Reference(x[0]!, x[1]!, x[2]!, x[3]!, x[4], keys.Scale, keys.Normalise, x[5], x[6], x[7]);
-        return [o, state];
     }
 
     /// <summary>Results and gradients of a small ragged case with everything in it, against the reference in float64.</summary>
@@ -100,17 +65,10 @@ public static partial class GatedDelta
             SelfTest.Values(3, 1, batch, time, heads, valueWidth), SelfTest.Values(4, 2, batch, time, heads).sigmoid(),
             SelfTest.Values(5, 1, batch, time, heads).exp().mul(-0.1), SelfTest.Values(6, 1, batch, heads, keyWidth, valueWidth),
         ];
-        var upstream = SelfTest.Values(7, 1, batch, time, heads, valueWidth);
-        var fast = Results(ScalarType.Float32, x => Cpu(x[0], x[1], x[2], x[3], x[4], scale, true, x[5], null, null));
-        var reference = Results(ScalarType.Float64, x => Reference(x[0], x[1], x[2], x[3], x[4], scale, true, x[5], null, null));
-        return SelfTest.Compare(reference, fast, 1e-4);
-
-        List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor O, Tensor State)> run)
-        {
-            var x = inputs.Select(input => input.to_type(dtype).clone().requires_grad_(true)).ToArray();
-            var (o, state) = run(x);
-            ((o * upstream.to_type(dtype)).sum() + state.sum()).backward();
-            return [o.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        return SelfTest.Difference(
+            inputs,
+            1e-4,
+            x => Cpu(x[0], x[1], x[2], x[3], x[4], scale, true, x[5], null, null),
+            x => Reference(x[0], x[1], x[2], x[3], x[4], scale, true, x[5], null, null));
     }
 }

@@ -34,9 +34,7 @@ internal static unsafe class GatedRecurrentUnit
             RowView.Of(projected.to_type(ScalarType.Float32)), weight.to_type(ScalarType.Float32).contiguous(),
             bias?.to_type(ScalarType.Float32).contiguous(), initial?.to_type(ScalarType.Float32).contiguous(),
         ];
-        var y = is_grad_enabled() && x.Any(tensor => tensor?.requires_grad == true)
-            ? Recorded.apply([bias is not null, .. x.Where(tensor => tensor is not null).Cast<object>()])
-            : Forward(x);
+        var (y, _) = RecordedKernel.Run(new Recurrence(), x, differentiableStates: 0);
         return y.to_type(projected.dtype).MoveToOuterDisposeScope();
     }
 
@@ -84,7 +82,7 @@ internal static unsafe class GatedRecurrentUnit
     }
 
     /// <summary>h after every step, from p, W_h, b_h and the initial state.</summary>
-    private static Tensor Forward(Tensor?[] x)
+    private static Tensor Forward(IReadOnlyList<Tensor?> x)
     {
         var shape = x[0]!.shape;
         var (batch, time, width) = ((int)shape[0], (int)shape[1], (int)shape[2] / 3);
@@ -115,7 +113,7 @@ internal static unsafe class GatedRecurrentUnit
     /// Gradients of p, W_h, b_h and the initial state. Stretches of time are taken from the last to the first: what W_h makes of the states
     /// of all steps is one matrix product, and so is the gradient of W_h; only the gradient of the state goes step by step.
     /// </summary>
-    private static Tensor?[] Backward(Tensor?[] x, Tensor y, Tensor gradY)
+    private static Tensor?[] Backward(IReadOnlyList<Tensor?> x, Tensor y, Tensor gradY)
     {
         var shape = x[0]!.shape;
         var (batch, time, width) = (shape[0], shape[1], shape[2] / 3);
@@ -150,42 +148,20 @@ internal static unsafe class GatedRecurrentUnit
 
     private static Tensor Uninitialised(params long[] shape) => empty(shape, dtype: ScalarType.Float32);
 
-    /// <summary>The recurrence with a backward pass that keeps inputs and states.</summary>
-    private sealed class Recorded : autograd.SingleTensorFunction<Recorded>
+    /// <summary>The recurrence of p, W_h, b_h and the initial state, with a backward pass that keeps them and all states.</summary>
+    private sealed record Recurrence : IRecordedKernel
     {
-        private const string HasBias = "bias";
-
-        public override string Name => nameof(GatedRecurrentUnit);
-
-        public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
+        public (Tensor Y, Tensor[] Final, Tensor? Kept) Forward(IReadOnlyList<Tensor?> inputs, bool keep)
         {
-            var tensors = vars.Skip(1).Cast<Tensor>().ToList();
-            var y = Forward(All(tensors, (bool)vars[0]));
-            ctx.save_for_backward([.. tensors, y]);
-            ctx.save_data(HasBias, vars[0]);
-            ctx.set_materialize_grads(false);
-            return y;
+            var y = GatedRecurrentUnit.Forward(inputs);
+
+            // Not the output itself, whose history leads here.
+            return (y, [], keep ? y.detach() : null);
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
-        {
-            using var scope = NewDisposeScope();
-            var saved = ctx.get_saved_variables();
-            var inputs = saved.Take(saved.Count - 1).ToList();
-            if (grad_output.IsInvalid)
-            {
-                return [.. new Tensor[inputs.Count + 1]];
-            }
+        public Tensor?[] Backward(IReadOnlyList<Tensor?> inputs, Tensor? kept, Tensor? gradY, IReadOnlyList<Tensor?> gradFinal) =>
+            GatedRecurrentUnit.Backward(inputs, kept!, RowView.Of(gradY!));
 
-            var all = All(inputs, (bool)ctx.get_data(HasBias));
-            var gradients = RecordedGradient.IsWanted
-                ? RecordedGradient.Of(tensors => [Reference(tensors)], all, [grad_output])
-                : Backward(all, saved[^1], RowView.Of(grad_output));
-            return [null!, .. gradients.Where((_, i) => all[i] is not null).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
-        }
-
-        /// <summary>p, W_h, b_h and the initial state, null where there is none.</summary>
-        private static Tensor?[] All(List<Tensor> present, bool hasBias) =>
-            [present[0], present[1], hasBias ? present[2] : null, present.Count == (hasBias ? 4 : 3) ? present[^1] : null];
+        public IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> inputs) => [GatedRecurrentUnit.Reference(inputs)];
     }
 }

@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -139,22 +138,7 @@ public static unsafe class LinearStep
 
     /// <summary>The kernel itself, for callers that hold addresses.</summary>
     internal static void Run<TWeights>(LinearStepSizes sizes)
-        where TWeights : struct, IStoredWeights
-    {
-        var parts = sizes.Parts(TWeights.Size);
-        if (Vector512.IsHardwareAccelerated)
-        {
-            WorkerTeam.Run(new LinearStepKernel<Lane512, TWeights>(sizes), parts);
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            WorkerTeam.Run(new LinearStepKernel<Lane256, TWeights>(sizes), parts);
-        }
-        else
-        {
-            WorkerTeam.Run(new LinearStepKernel<Lane128, TWeights>(sizes), parts);
-        }
-    }
+        where TWeights : struct, IStoredWeights => LaneWidth.Run(new Kernel<TWeights>(sizes));
 
     private static void KeepAlive(Tensor input, Tensor weight, Tensor? bias, Tensor output)
     {
@@ -162,5 +146,12 @@ public static unsafe class LinearStep
         GC.KeepAlive(weight);
         GC.KeepAlive(bias);
         GC.KeepAlive(output);
+    }
+
+    private readonly struct Kernel<TWeights>(LinearStepSizes sizes) : ILaneCode
+        where TWeights : struct, IStoredWeights
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane> => WorkerTeam.Run(new LinearStepKernel<TLane, TWeights>(sizes), sizes.Parts(TWeights.Size));
     }
 }

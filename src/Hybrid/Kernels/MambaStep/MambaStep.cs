@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
 using Hybrid.Layers;
 using TorchSharp;
@@ -23,6 +22,8 @@ internal readonly record struct MambaStepWeights(
 /// </summary>
 internal static unsafe class MambaStep
 {
+    private static readonly CpuKernel Simd = new(nameof(MambaStep), () => Compare(CPU, Apply));
+
     /// <summary>
     /// True where the step can run: float32 on CPU, weights and states in one piece of memory each, or what <see cref="MambaStepOnCuda"/> takes.
     /// Otherwise the dispatcher logs why not.
@@ -34,20 +35,11 @@ internal static unsafe class MambaStep
             return MambaStepOnCuda.CanRun(x, weights, window, state);
         }
 
-        ReadOnlySpan<(string Name, Tensor? Tensor)> memory =
-        [
+        return Simd.CanRunInPlace(
+            x,
             ("the window", window), ("the state", state), ("the convolution's weight", weights.ConvolutionWeight),
             ("the convolution's bias", weights.ConvolutionBias), ("W_x", weights.PartsWeight), ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias),
-            ("A_log", weights.DecayLog), ("D", weights.Skip),
-        ];
-        if (LaneTasks.CanRunFloat32(out var reason, ("x", x)) && LaneTasks.CanRunFloat32(out reason, memory) && LaneTasks.AreContiguous(out reason, memory)
-            && KernelDispatcher.Agrees(nameof(MambaStep), () => Compare(CPU, Apply), out reason))
-        {
-            return true;
-        }
-
-        KernelDispatcher.Refused(nameof(MambaStep), reason);
-        return false;
+            ("A_log", weights.DecayLog), ("D", weights.Skip));
     }
 
     /// <summary>The self-test: output, window and state of one step against the convolution and the scan made of tensor operations.</summary>
@@ -128,45 +120,14 @@ internal static unsafe class MambaStep
             Window = Address(window),
             Output = convolved,
         };
-        Run(sizes, convolution, Address(weights.PartsWeight));
+
+        // Registers hold states of one channel: the widest that N fills, so that none are left over.
+        LaneWidth.Run(new Passes(sizes, convolution, Address(weights.PartsWeight)), LaneWidth.Filled(sizes.StateSize));
         GC.KeepAlive(projected);
         KeepAlive(weights);
         GC.KeepAlive(window);
         GC.KeepAlive(state);
         return y;
-    }
-
-    /// <summary>Registers hold states of one channel: the widest that N fills, so that few are left over.</summary>
-    private static void Run(MambaStepSizes sizes, ConvolutionStepSizes convolution, float* partsWeight)
-    {
-        if (Vector512.IsHardwareAccelerated && sizes.StateSize % Lane512.Count == 0)
-        {
-            Run<Lane512>(sizes, convolution, partsWeight);
-        }
-        else if (Vector256.IsHardwareAccelerated && sizes.StateSize % Lane256.Count == 0)
-        {
-            Run<Lane256>(sizes, convolution, partsWeight);
-        }
-        else
-        {
-            Run<Lane128>(sizes, convolution, partsWeight);
-        }
-    }
-
-    private static void Run<TLane>(MambaStepSizes sizes, ConvolutionStepSizes convolution, float* partsWeight)
-        where TLane : struct, ILane<TLane>
-    {
-        WorkerTeam.Run(new ConvolutionStep<TLane>(convolution), convolution.Parts);
-        LinearStep.Run<Float32Weights>(new LinearStepSizes
-        {
-            Input = sizes.Convolved,
-            Weights = (byte*)partsWeight,
-            Output = sizes.Parts,
-            Rows = sizes.Batch,
-            Width = sizes.Channels,
-            Outputs = sizes.PartWidth,
-        });
-        WorkerTeam.Run(new MambaScanStep<TLane>(sizes), sizes.Batch * sizes.Groups);
     }
 
     private static void KeepAlive(MambaStepWeights weights)
@@ -181,4 +142,23 @@ internal static unsafe class MambaStep
     }
 
     private static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);
+
+    private readonly struct Passes(MambaStepSizes sizes, ConvolutionStepSizes convolution, float* partsWeight) : ILaneCode
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane>
+        {
+            WorkerTeam.Run(new ConvolutionStep<TLane>(convolution), convolution.Parts);
+            LinearStep.Run<Float32Weights>(new LinearStepSizes
+            {
+                Input = sizes.Convolved,
+                Weights = (byte*)partsWeight,
+                Output = sizes.Parts,
+                Rows = sizes.Batch,
+                Width = sizes.Channels,
+                Outputs = sizes.PartWidth,
+            });
+            WorkerTeam.Run(new MambaScanStep<TLane>(sizes), sizes.Batch * sizes.Groups);
+        }
+    }
 }

@@ -34,40 +34,29 @@ internal static class CudaNorm
     /// <param name="weight">[width].</param>
     /// <param name="form">What is computed.</param>
     /// <returns>The shape and dtype of <paramref name="x"/>, in the current dispose scope.</returns>
-    public static Tensor Apply(NormOnCuda norm, Tensor x, Tensor? z, Tensor weight, CudaNormForm form)
+    public static Tensor Apply(NormOnCuda norm, Tensor x, Tensor? z, Tensor weight, NormForm form)
     {
         using var scope = NewDisposeScope();
         var tensors = new NormTensors(x.contiguous(), z?.to_type(x.dtype).contiguous(), weight.to_type(ScalarType.Float32).contiguous());
-        var graded = is_grad_enabled() && (x.requires_grad || weight.requires_grad || z?.requires_grad == true);
-        object[] inputs = tensors.Z is null ? [tensors.X, tensors.Weight] : [tensors.X, tensors.Weight, tensors.Z];
-        var y = graded ? Recorded.apply([new NormCall(norm, form), .. inputs]) : norm.Forward(tensors, form, keep: false).Y;
-        return y.MoveToOuterDisposeScope();
+        return RecordedKernel.Run(new Norm(norm, form), [tensors.X, tensors.Weight, tensors.Z], differentiableStates: 0).Y.MoveToOuterDisposeScope();
     }
 
     /// <summary>The self-test: outputs and gradients of each form against tensor operations, with a width for a warp and one for a block.</summary>
     private static string? Compare(NormOnCuda norm, Device device)
     {
         using var scope = NewDisposeScope();
-        foreach (var (form, gated, width) in new[]
-        {
-            (new CudaNormForm(0.1), false, 37), (new CudaNormForm(0.1, 2), true, 74), (new CudaNormForm(0.1, 1, true), true, 600),
-        })
+        foreach (var (form, width) in new[] { (new NormForm(0.1), 37), (new(0.1, GateOrder.BeforeNorm, 2), 74), (new(0.1, GateOrder.AfterNorm), 600) })
         {
             Tensor[] inputs = [SelfTest.Values(1, 2, 3, width), SelfTest.Values(2, 1, width), SelfTest.Values(3, 2, 3, width)];
-            var upstream = SelfTest.Values(4, 1, 3, width).to(device);
-            var fast = Results(ScalarType.Float32, x => Apply(norm, x[0], gated ? x[2] : null, x[1], form));
-            var reference = Results(ScalarType.Float64, x => Composed(x[0], gated ? x[2] : null, x[1], form));
-            if (SelfTest.Compare(reference, fast, 1e-5) is { } difference)
+            var difference = SelfTest.Difference(
+                [.. inputs.Take(form.Gate == GateOrder.None ? 2 : 3)],
+                1e-5,
+                x => [Apply(norm, x[0], x.ElementAtOrDefault(2), x[1], form)],
+                x => [Composed(x[0], x.ElementAtOrDefault(2), x[1], form)],
+                device);
+            if (difference is not null)
             {
                 return $"{form}: {difference}";
-            }
-
-            List<Tensor> Results(ScalarType dtype, Func<Tensor[], Tensor> run)
-            {
-                var leaves = inputs.Take(gated ? 3 : 2).Select(input => input.to(device).to_type(dtype).clone().requires_grad_(true)).ToArray();
-                var y = run(leaves);
-                (y * upstream.to_type(dtype)).sum().backward();
-                return [y.detach(), .. leaves.Select(leaf => leaf.grad!)];
             }
         }
 
@@ -75,54 +64,26 @@ internal static class CudaNorm
     }
 
     /// <summary>The same from tensor operations, in the precision of the weight.</summary>
-    internal static Tensor Composed(Tensor x, Tensor? z, Tensor weight, CudaNormForm form)
+    internal static Tensor Composed(Tensor x, Tensor? z, Tensor weight, NormForm form) =>
+        RootMeanSquare.Reference(x.to_type(weight.dtype), weight, z?.to_type(weight.dtype), form).to_type(x.dtype);
+
+    /// <summary>The norm of x, its weight and its gate, with a backward pass that keeps them and one number a row.</summary>
+    private sealed record Norm(NormOnCuda Device, NormForm Form) : IRecordedKernel
     {
-        var (wide, gate, shape) = (x.to_type(weight.dtype), z?.to_type(weight.dtype).silu(), x.shape);
-        var value = gate is null || form.NormBeforeGate ? wide : wide * gate;
-        var grouped = value.reshape([.. shape[..^1], form.Groups, shape[^1] / form.Groups]);
-        var scaled = (grouped * (grouped.square().mean([-1], keepdim: true) + form.Epsilon).rsqrt()).reshape(shape) * weight;
-        return (gate is not null && form.NormBeforeGate ? scaled * gate : scaled).to_type(x.dtype);
-    }
-
-    /// <summary>What the recorded norm gets besides its tensors.</summary>
-    private sealed record NormCall(NormOnCuda Norm, CudaNormForm Form);
-
-    private sealed class Recorded : autograd.SingleTensorFunction<Recorded>
-    {
-        public override string Name => nameof(CudaNorm);
-
-        public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
+        public (Tensor Y, Tensor[] Final, Tensor? Kept) Forward(IReadOnlyList<Tensor?> inputs, bool keep)
         {
-            var (norm, form) = (NormCall)vars[0];
-            var tensors = new NormTensors((Tensor)vars[1], vars.Length > 3 ? (Tensor)vars[3] : null, (Tensor)vars[2]);
-            var (y, inverse) = norm.Forward(tensors, form, keep: true);
-            ctx.save_for_backward([inverse!, .. vars.Skip(1).Cast<Tensor>()]);
-            ctx.save_data(nameof(NormCall), vars[0]);
-            ctx.set_materialize_grads(false);
-            return y;
+            var (y, inverse) = Device.Forward(Tensors(inputs), Form, keep);
+            return (y, [], inverse);
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+        public Tensor?[] Backward(IReadOnlyList<Tensor?> inputs, Tensor? kept, Tensor? gradY, IReadOnlyList<Tensor?> gradFinal)
         {
-            using var scope = NewDisposeScope();
-            var saved = ctx.get_saved_variables();
-            if (grad_output.IsInvalid)
-            {
-                return [.. saved.Select(_ => (Tensor)null!)];
-            }
-
-            var (norm, form) = (NormCall)ctx.get_data(nameof(NormCall));
-            if (RecordedGradient.IsWanted)
-            {
-                Tensor?[] inputs = [.. saved.Skip(1)];
-                var recorded = RecordedGradient.Of(x => [Composed(x[0]!, x.ElementAtOrDefault(2), x[1]!, form)], inputs, [grad_output]);
-                return [null!, .. recorded.Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
-            }
-
-            var tensors = new NormTensors(saved[1], saved.Count > 3 ? saved[3] : null, saved[2]);
-            var (x, z, weight) = norm.Backward(tensors, form, saved[0], grad_output.contiguous());
-            List<Tensor> gradients = [null!, x.MoveToOuterDisposeScope(), weight.MoveToOuterDisposeScope()];
-            return z is null ? gradients : [.. gradients, z.MoveToOuterDisposeScope()];
+            var (x, z, weight) = Device.Backward(Tensors(inputs), Form, kept!, gradY!.contiguous());
+            return [x, weight, z];
         }
+
+        public IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> inputs) => [Composed(inputs[0]!, inputs[2], inputs[1]!, Form)];
+
+        private static NormTensors Tensors(IReadOnlyList<Tensor?> inputs) => new(inputs[0]!, inputs[2], inputs[1]!);
     }
 }

@@ -31,13 +31,6 @@ internal struct NormArguments
 /// <summary>The tensors of a norm: x and its gate [..., width] of one dtype, or no gate, and the weight [width] in float32; all contiguous.</summary>
 internal sealed record NormTensors(Tensor X, Tensor? Z, Tensor Weight);
 
-/// <summary>What a norm computes.</summary>
-/// <param name="Epsilon">Added to the mean square.</param>
-/// <param name="Groups">Groups of neighbouring channels, each normalised alone.</param>
-/// <param name="NormBeforeGate">True to gate what is normalised, false to normalise what is gated.</param>
-/// <param name="RoundNormal">True to round the normal value to the dtype of x before it is scaled.</param>
-internal sealed record CudaNormForm(double Epsilon, long Groups = 1, bool NormBeforeGate = false, bool RoundNormal = false);
-
 /// <summary>Runs the kernels of root_mean_square.cu.</summary>
 /// <param name="runtime">The device.</param>
 internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
@@ -53,7 +46,7 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
     private const int MostParts = 512;
 
     /// <summary>y, and 1 / sqrt(mean square + eps) of each row where a backward pass will need it.</summary>
-    public (Tensor Y, Tensor? Inverse) Forward(NormTensors tensors, CudaNormForm form, bool keep)
+    public (Tensor Y, Tensor? Inverse) Forward(NormTensors tensors, NormForm form, bool keep)
     {
         var p = Inputs(tensors, form);
         var y = empty_like(tensors.X);
@@ -65,7 +58,7 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
     }
 
     /// <summary>Gradients of x, z (null without one) and the weight.</summary>
-    public (Tensor X, Tensor? Z, Tensor Weight) Backward(NormTensors tensors, CudaNormForm form, Tensor inverse, Tensor gradY)
+    public (Tensor X, Tensor? Z, Tensor Weight) Backward(NormTensors tensors, NormForm form, Tensor inverse, Tensor gradY)
     {
         var p = Inputs(tensors, form);
         p.Parts = Math.Clamp(p.Rows / p.Groups / PartTokens, 1, MostParts);
@@ -80,7 +73,7 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
         return (x, z, weight.sum(dim: 0));
     }
 
-    private static NormArguments Inputs(NormTensors tensors, CudaNormForm form)
+    private static NormArguments Inputs(NormTensors tensors, NormForm form)
     {
         var width = tensors.Weight.numel() / form.Groups;
         return new NormArguments
@@ -91,7 +84,7 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
             Rows = tensors.X.numel() / width,
             Width = width,
             Groups = form.Groups,
-            NormBeforeGate = form.NormBeforeGate ? 1 : 0,
+            NormBeforeGate = form.Gate == GateOrder.AfterNorm ? 1 : 0,
             RoundNormal = form.RoundNormal ? 1 : 0,
             Epsilon = (float)form.Epsilon,
         };

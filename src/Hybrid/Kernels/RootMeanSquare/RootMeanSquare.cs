@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -22,7 +21,8 @@ internal enum GateOrder
 /// <param name="Epsilon">Added to the mean square.</param>
 /// <param name="Gate">Where the gate comes in.</param>
 /// <param name="Groups">Groups of neighbouring channels, each normalised alone; a divisor of the width.</param>
-internal sealed record NormForm(double Epsilon, GateOrder Gate = GateOrder.None, long Groups = 1);
+/// <param name="RoundNormal">On CUDA: true to round the normal value to the dtype of x before it is scaled.</param>
+internal sealed record NormForm(double Epsilon, GateOrder Gate = GateOrder.None, long Groups = 1, bool RoundNormal = false);
 
 /// <summary>
 /// The root-mean-square norm <c>RMS(x) w = x / sqrt(mean(x^2) + eps) * w</c> over the last dimension or groups of it (Zhang and Sennrich,
@@ -53,20 +53,12 @@ internal static unsafe class RootMeanSquare
         using var scope = NewDisposeScope();
         const long rows = 3, width = 74;
         Tensor[] inputs = [SelfTest.Values(1, 2, rows, width), SelfTest.Values(2, 1, width), SelfTest.Values(4, 3, rows, width)];
-        var upstream = SelfTest.Values(3, 1, rows, width);
         NormForm[] forms = [new(0.1), new(0.1, GateOrder.BeforeNorm), new(0.1, GateOrder.AfterNorm, 2)];
-        return forms.Select(form => SelfTest.Compare(
-            Results(form, ScalarType.Float64, x => Reference(x[0], x[1], x.ElementAtOrDefault(2), form)),
-            Results(form, ScalarType.Float32, x => Apply(x[0], x[1], form, x.ElementAtOrDefault(2))),
-            1e-5)).FirstOrDefault(difference => difference is not null);
-
-        List<Tensor> Results(NormForm form, ScalarType dtype, Func<Tensor[], Tensor> norm)
-        {
-            var leaves = inputs.Take(form.Gate == GateOrder.None ? 2 : 3).Select(input => input.to_type(dtype).clone().requires_grad_(true)).ToArray();
-            var y = norm(leaves);
-            (y * upstream.to_type(dtype)).sum().backward();
-            return [y.detach(), .. leaves.Select(leaf => leaf.grad!)];
-        }
+        return forms.Select(form => SelfTest.Difference(
+            [.. inputs.Take(form.Gate == GateOrder.None ? 2 : 3)],
+            1e-5,
+            x => [Apply(x[0], x[1], form, x.ElementAtOrDefault(2))],
+            x => [Reference(x[0], x[1], x.ElementAtOrDefault(2), form)])).FirstOrDefault(difference => difference is not null);
     }
 
     /// <summary>The norm in plain tensor operations, on any device and in the dtype of the inputs.</summary>
@@ -156,38 +148,10 @@ internal static unsafe class RootMeanSquare
     }
 
     private static void Forward<TGate>(RootMeanSquareSizes sizes)
-        where TGate : struct, INormGate
-    {
-        if (Vector512.IsHardwareAccelerated)
-        {
-            WorkerTeam.Run(new RootMeanSquareForward<Lane512, TGate>(sizes), sizes.Parts);
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            WorkerTeam.Run(new RootMeanSquareForward<Lane256, TGate>(sizes), sizes.Parts);
-        }
-        else
-        {
-            WorkerTeam.Run(new RootMeanSquareForward<Lane128, TGate>(sizes), sizes.Parts);
-        }
-    }
+        where TGate : struct, INormGate => LaneWidth.Run(new ForwardPass<TGate>(sizes));
 
     private static void Backward<TGate>(RootMeanSquareSizes sizes)
-        where TGate : struct, INormGate
-    {
-        if (Vector512.IsHardwareAccelerated)
-        {
-            WorkerTeam.Run(new RootMeanSquareBackward<Lane512, TGate>(sizes), sizes.Parts);
-        }
-        else if (Vector256.IsHardwareAccelerated)
-        {
-            WorkerTeam.Run(new RootMeanSquareBackward<Lane256, TGate>(sizes), sizes.Parts);
-        }
-        else
-        {
-            WorkerTeam.Run(new RootMeanSquareBackward<Lane128, TGate>(sizes), sizes.Parts);
-        }
-    }
+        where TGate : struct, INormGate => LaneWidth.Run(new BackwardPass<TGate>(sizes));
 
     private static RootMeanSquareSizes Sizes(Tensor x, Tensor weight, Tensor? gate, NormForm form)
     {
@@ -237,5 +201,19 @@ internal static unsafe class RootMeanSquare
                 : Backward(saved[0], saved[1], saved.ElementAtOrDefault(2), form, upstream);
             return [null!, .. gradients.Take(saved.Count).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
         }
+    }
+
+    private readonly struct ForwardPass<TGate>(RootMeanSquareSizes sizes) : ILaneCode
+        where TGate : struct, INormGate
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane> => WorkerTeam.Run(new RootMeanSquareForward<TLane, TGate>(sizes), sizes.Parts);
+    }
+
+    private readonly struct BackwardPass<TGate>(RootMeanSquareSizes sizes) : ILaneCode
+        where TGate : struct, INormGate
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane> => WorkerTeam.Run(new RootMeanSquareBackward<TLane, TGate>(sizes), sizes.Parts);
     }
 }

@@ -1,4 +1,3 @@
-using System.Runtime.Intrinsics;
 using Hybrid.Kernels.Cpu;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -36,17 +35,10 @@ internal static unsafe class Rotation
     {
         using var scope = NewDisposeScope();
         const long half = 19, width = (2 * half) + 3;
-        var (x, turns, upstream) = (SelfTest.Values(1, 1, 2, 3, 5, width), SelfTest.Values(2, 9, 2, 1, 5, half), SelfTest.Values(3, 1, 2, 3, 5, width));
-        var fast = Results(ScalarType.Float32, Apply);
-        return SelfTest.Compare(Results(ScalarType.Float64, Reference), fast, 1e-5);
+        var (x, turns) = (SelfTest.Values(1, 1, 2, 3, 5, width), SelfTest.Values(2, 9, 2, 1, 5, half));
+        return SelfTest.Difference([x], 1e-5, leaves => [Apply(leaves[0], Angles(leaves[0].dtype))], leaves => [Reference(leaves[0], Angles(leaves[0].dtype))]);
 
-        List<Tensor> Results(ScalarType dtype, Func<Tensor, (Tensor Cos, Tensor Sin), Tensor> turn)
-        {
-            var leaf = x.to_type(dtype).clone().requires_grad_(true);
-            var y = turn(leaf, (turns.cos().to_type(dtype), turns.sin().to_type(dtype)));
-            (y * upstream.to_type(dtype)).sum().backward();
-            return [y.detach(), leaf.grad!];
-        }
+        (Tensor Cos, Tensor Sin) Angles(ScalarType dtype) => (turns.cos().to_type(dtype), turns.sin().to_type(dtype));
     }
 
     /// <summary>The rotation in plain tensor operations, on any device and in the dtype of <paramref name="x"/>.</summary>
@@ -123,19 +115,7 @@ internal static unsafe class Rotation
             Half = (int)cos.size(-1),
             Inverse = inverse,
         };
-        if (Vector512.IsHardwareAccelerated && sizes.Half >= Lane512.Count)
-        {
-            WorkerTeam.Run(new RotationKernel<Lane512>(sizes), sizes.Parts);
-        }
-        else if (Vector256.IsHardwareAccelerated && sizes.Half >= Lane256.Count)
-        {
-            WorkerTeam.Run(new RotationKernel<Lane256>(sizes), sizes.Parts);
-        }
-        else
-        {
-            WorkerTeam.Run(new RotationKernel<Lane128>(sizes), sizes.Parts);
-        }
-
+        LaneWidth.Run(new Kernel(sizes), sizes.Half);
         TensorMemory.KeepAlive([x, cos, sin, y]);
     }
 
@@ -179,5 +159,11 @@ internal static unsafe class Rotation
             var gradient = Apply(grad_output, (saved[0], saved[1]), !(bool)ctx.get_data(InverseKey));
             return [gradient.MoveToOuterDisposeScope(), null!, null!, null!];
         }
+    }
+
+    private readonly struct Kernel(RotationSizes sizes) : ILaneCode
+    {
+        public void Run<TLane>()
+            where TLane : struct, ILane<TLane> => WorkerTeam.Run(new RotationKernel<TLane>(sizes), sizes.Parts);
     }
 }

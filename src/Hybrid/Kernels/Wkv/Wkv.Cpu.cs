@@ -57,20 +57,23 @@ public static partial class Wkv
     /// <summary>Results and gradients of both forms, small and ragged, against the reference in float64.</summary>
     private static string? CpuSelfTest()
     {
+        using var scope = NewDisposeScope();
         const long batch = 2, time = 35, channels = 19;
         return Difference(WkvForm.DataDependent, SelfTest.Values(1, 2, batch, time, channels)) ?? Difference(WkvForm.Rwkv4, SelfTest.Values(1, 2, channels));
 
-        static string? Difference(WkvForm form, Tensor decay) => ChannelScanSelfTest.Compare(
+        static string? Difference(WkvForm form, Tensor decay) => SelfTest.Difference(
             [
                 decay, SelfTest.Values(2, 1, channels), SelfTest.Values(3, 3, batch, time, channels), SelfTest.Values(4, 1, batch, time, channels),
                 SelfTest.Values(5, 2, batch, time, channels), SelfTest.Values(6, 1, batch, channels), SelfTest.Values(7, 1, batch, channels).exp(),
                 SelfTest.Values(8, 1, batch, channels),
             ],
-            x => Results(Cpu(form, x[0], x[1], x[2], x[3], x[4], new(x[5], x[6], x[7]), null, null)),
-            x => Results(Reference(form, x[0], x[1], x[2], x[3], x[4], new(x[5], x[6], x[7]), null, null)));
-
-        static Tensor[] Results((Tensor Y, WkvState State) results) => [results.Y, results.State.Numerator, results.State.Denominator];
+            1e-4,
+            x => Differentiable(Cpu(form, x[0], x[1], x[2], x[3], x[4], new(x[5], x[6], x[7]), null, null)),
+            x => Differentiable(Reference(form, x[0], x[1], x[2], x[3], x[4], new(x[5], x[6], x[7]), null, null)));
     }
+
+    /// <summary>What of the results gradients go through.</summary>
+    private static Tensor[] Differentiable((Tensor Y, WkvState State) results) => [results.Y, results.State.Numerator, results.State.Denominator];
 
     /// <summary>
     /// Inputs k, v, the raw receptance r or none, and, in the data-dependent form, w; constants u and, in the form of RWKV-4, log d. States

@@ -42,81 +42,38 @@ public static partial class Wkv
             LogDecay(form, decay.to_type(ScalarType.Float32)).contiguous(), bonus.to_type(ScalarType.Float32).contiguous(),
             RowView.Of(key.to_type(rows)), RowView.Of(value.to_type(rows)), numerator, denominator, initialState is null ? null : maximum.contiguous(),
             mask?.to_type(ScalarType.Bool).contiguous(), restart?.to_type(ScalarType.Bool).contiguous());
-        if (!is_grad_enabled() || !x.All.Any(tensor => tensor?.requires_grad == true))
-        {
-            var (y, last, _) = kernel.Forward(x, keep: false);
-            return (y.to_type(key.dtype), last);
-        }
-
-        var call = new WkvCall(kernel, x, stateGradient);
-        var results = Recorded.apply([call, .. x.All.Where(tensor => tensor is not null).Cast<object>()]);
-        var final = call.Final!.Value;
-        return (results[0].to_type(key.dtype), stateGradient ? final with { Numerator = results[1], Denominator = results[2] } : final);
+        var (y, final) = RecordedKernel.Run(new Mean(kernel), x.All, stateGradient ? 2 : 0);
+        return (y.to_type(key.dtype), new(final[0], final[1], final[2]));
     }
-
-    /// <summary>What the recorded mean gets besides its tensors, which it needs as arguments of their own.</summary>
-    private sealed record WkvCall(WkvOnCuda Kernel, WkvTensors Tensors, bool StateGradient)
-    {
-        /// <summary>The state after the last step, once it is there.</summary>
-        public WkvState? Final { get; set; }
-    }
-
-    /// <summary>Where a mean runs and which tensors it has.</summary>
-    private sealed record WkvLayout(WkvOnCuda Kernel, bool[] Present);
 
     /// <summary>
-    /// The mean with a backward pass that keeps the inputs and some states. Numerator and denominator are outputs only where they can receive
-    /// a gradient: TorchSharp never takes an output without gradient out of its count of tensors.
+    /// The mean with a backward pass that keeps the inputs, in the order of <see cref="WkvTensors"/>, and some states. Its states are numerator,
+    /// denominator and maximum, which is a constant to gradients.
     /// </summary>
-    private sealed class Recorded : autograd.MultiTensorFunction<Recorded>
+    private sealed record Mean(WkvOnCuda Kernel) : IRecordedKernel
     {
-        public override string Name => "Wkv";
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        public (Tensor Y, Tensor[] Final, Tensor? Kept) Forward(IReadOnlyList<Tensor?> inputs, bool keep)
         {
-            var call = (WkvCall)vars[0];
-            var (y, final, kept) = call.Kernel.Forward(call.Tensors, keep: true);
-            ctx.save_for_backward([.. vars.Skip(1).Cast<Tensor>(), kept!]);
-            ctx.save_data(nameof(WkvLayout), new WkvLayout(call.Kernel, [.. call.Tensors.All.Select(tensor => tensor is not null)]));
-
-            // TorchSharp would make the zeros from tensors of the caller's scope, which may be gone by then.
-            ctx.set_materialize_grads(false);
-            call.Final = final;
-            return call.StateGradient ? [y, final.Numerator, final.Denominator] : [y];
+            var (y, final, kept) = Kernel.Forward(WkvTensors.From(inputs), keep);
+            return (y, [final.Numerator, final.Denominator, final.Maximum], kept);
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs)
+        public Tensor?[] Backward(IReadOnlyList<Tensor?> inputs, Tensor? kept, Tensor? gradY, IReadOnlyList<Tensor?> gradFinal)
         {
-            using var scope = NewDisposeScope();
-            var layout = (WkvLayout)ctx.get_data(nameof(WkvLayout));
-            var saved = ctx.get_saved_variables();
-            var next = 0;
-            Tensor?[] all = [.. layout.Present.Select(present => present ? saved[next++] : null)];
-            return RecordedGradient.IsWanted
-                ? Results(RecordedGradient.Of(Reference, all, grad_outputs))
-                : Results(Gradients(layout.Kernel, WkvTensors.From(all), saved[next], grad_outputs));
+            var x = WkvTensors.From(inputs);
+            var (numerator, denominator) = (gradFinal.ElementAtOrDefault(0)?.contiguous(), gradFinal.ElementAtOrDefault(1)?.contiguous());
+            return Kernel.Backward(
+                x, kept!, gradY is null ? zeros_like(x.Key).contiguous() : RowView.Of(gradY), numerator ?? Zeros(denominator), denominator ?? Zeros(numerator));
 
-            List<Tensor> Results(Tensor?[] gradients) =>
-                [null!, .. gradients.Where((_, i) => layout.Present[i]).Select(gradient => gradient?.MoveToOuterDisposeScope()!)];
+            static Tensor? Zeros(Tensor? other) => other is null ? null : zeros_like(other);
         }
 
-        private static IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> all)
+        public IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> inputs)
         {
-            var x = WkvTensors.From(all);
+            var x = WkvTensors.From(inputs);
             var state = x.Numerator is null ? (WkvState?)null : new WkvState(x.Numerator, x.Denominator!, x.Maximum!);
             var (y, final) = Wkv.Reference(x.LogDecay.Dimensions == 3, x.LogDecay, x.Bonus, x.Key, x.Value, null, state, x.Mask, x.Restart);
             return [y, final.Numerator, final.Denominator];
-        }
-
-        private static Tensor?[] Gradients(WkvOnCuda kernel, WkvTensors x, Tensor kept, List<Tensor> grad_outputs)
-        {
-            var gradY = grad_outputs[0].IsInvalid ? zeros_like(x.Key).contiguous() : RowView.Of(grad_outputs[0]);
-            var (numerator, denominator) = (Given(1), Given(2));
-            return kernel.Backward(x, kept, gradY, numerator ?? Zeros(denominator), denominator ?? Zeros(numerator));
-
-            Tensor? Given(int output) => grad_outputs.Count <= output || grad_outputs[output].IsInvalid ? null : grad_outputs[output].contiguous();
-
-            static Tensor? Zeros(Tensor? other) => other is null ? null : zeros_like(other);
         }
     }
 
@@ -134,18 +91,12 @@ public static partial class Wkv
                 decay, SelfTest.Values(2, 1, channels), SelfTest.Values(3, 3, batch, time, channels), SelfTest.Values(4, 1, batch, time, channels),
                 SelfTest.Values(5, 2, batch, channels), SelfTest.Values(6, 1, batch, channels).exp(), SelfTest.Values(7, 1, batch, channels),
             ];
-            var upstream = SelfTest.Values(8, 1, batch, time, channels).to(device);
-            var fast = Results(ScalarType.Float32, x => Cuda(kernel, form, x[0], x[1], x[2], x[3], new(x[4], x[5], x[6]), null, null));
-            var slow = Results(ScalarType.Float64, x => Reference(form, x[0], x[1], x[2], x[3], null, new(x[4], x[5], x[6]), null, null));
-            return SelfTest.Compare(slow, fast, 1e-4);
-
-            List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor Y, WkvState State)> run)
-            {
-                var x = inputs.Select(input => input.to(device).to_type(dtype).clone().requires_grad_(true)).ToArray();
-                var (y, state) = run(x);
-                ((y * upstream.to_type(dtype)).sum() + state.Numerator.sum() + state.Denominator.sum()).backward();
-                return [y.detach(), state.Numerator.detach(), state.Denominator.detach(), .. x.Select(leaf => leaf.grad!)];
-            }
+            return SelfTest.Difference(
+                inputs,
+                1e-4,
+                x => Differentiable(Cuda(kernel, form, x[0], x[1], x[2], x[3], new(x[4], x[5], x[6]), null, null)),
+                x => Differentiable(Reference(form, x[0], x[1], x[2], x[3], null, new(x[4], x[5], x[6]), null, null)),
+                device);
         }
     }
 }

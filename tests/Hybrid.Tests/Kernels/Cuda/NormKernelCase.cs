@@ -27,7 +27,7 @@ internal static class NormKernelCase
     {
         using var scope = NewDisposeScope();
         manual_seed(1);
-        var form = new CudaNormForm(1e-3, groups, NormBeforeGate: gate == "after");
+        var form = new NormForm(1e-3, gate switch { "" => GateOrder.None, "before" => GateOrder.BeforeNorm, _ => GateOrder.AfterNorm }, groups);
         Tensor[] inputs = [randn(2, rows, width), randn(width), randn(2, rows, width)];
         var upstream = randn(2, rows, width).to(device);
         var expected = Results(ScalarType.Float64, x => CudaNorm.Composed(x[0], x.ElementAtOrDefault(2), x[1], form));

@@ -26,7 +26,7 @@ public class NormOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(2);
         var (x, weight) = (randn(6, 100).to_type(ScalarType.BFloat16), randn(100).to_type(ScalarType.BFloat16));
-        var y = CudaNorm.Apply(new NormOnCuda(HostCuda.Runtime()), x, null, weight, new CudaNormForm(1e-5, RoundNormal: true));
+        var y = CudaNorm.Apply(new NormOnCuda(HostCuda.Runtime()), x, null, weight, new NormForm(1e-5, RoundNormal: true));
         var wide = x.to_type(ScalarType.Float32);
         var normal = (wide * (wide.square().mean([-1], keepdim: true) + 1e-5).rsqrt()).to_type(ScalarType.BFloat16);
         Assert.Equal(ScalarType.BFloat16, y.dtype);
@@ -43,8 +43,8 @@ public class NormOnCudaTests
         var norm = new NormOnCuda(HostCuda.Runtime());
         var (x, weight) = (randn(6, 5, 2), randn(6));
         TensorAssert.Identical(
-            CudaNorm.Apply(norm, x.permute(2, 1, 0).contiguous(), null, weight, new CudaNormForm(1e-5)),
-            CudaNorm.Apply(norm, x.permute(2, 1, 0), null, weight, new CudaNormForm(1e-5)), "permuted");
-        Assert.Equal([0, 6], CudaNorm.Apply(norm, zeros(0, 6), null, weight, new CudaNormForm(1e-5)).shape);
+            CudaNorm.Apply(norm, x.permute(2, 1, 0).contiguous(), null, weight, new NormForm(1e-5)),
+            CudaNorm.Apply(norm, x.permute(2, 1, 0), null, weight, new NormForm(1e-5)), "permuted");
+        Assert.Equal([0, 6], CudaNorm.Apply(norm, zeros(0, 6), null, weight, new NormForm(1e-5)).shape);
     }
 }
