@@ -40,15 +40,19 @@ public static partial class GatedAverage
     private static string? CpuSelfTest()
     {
         using var scope = NewDisposeScope();
-        const long batch = 2, time = 35, channels = 19;
         return SelfTest.Difference(
-            [
-                SelfTest.Values(1, 1, batch, time, 2 * channels), SelfTest.Values(2, 3, channels), SelfTest.Values(3, 2, batch, time, channels),
-                SelfTest.Values(4, 1, batch, channels),
-            ],
-            1e-4,
-            x => Cpu(x[0], x[1], x[2], x[3], null, null),
-            x => Reference(x[0], x[1], x[2], x[3], null, null));
+            SelfTestInputs(batch: 2, time: 35), 1e-4, x => Cpu(x[0], x[1], x[2], x[3], null, null), x => Reference(x[0], x[1], x[2], x[3], null, null));
+    }
+
+    /// <summary>The tensors of an average in the order of <see cref="Apply"/>, with logits and an initial state.</summary>
+    private static Tensor[] SelfTestInputs(long batch, long time)
+    {
+        const long channels = 19;
+        return
+        [
+            SelfTest.Values(1, 1, batch, time, 2 * channels), SelfTest.Values(2, 3, channels), SelfTest.Values(3, 2, batch, time, channels),
+            SelfTest.Values(4, 1, batch, channels),
+        ];
     }
 
     /// <summary>Inputs v, g and, where it is there, l; constant d.</summary>

@@ -5,7 +5,7 @@ namespace Hybrid.Kernels;
 
 public static partial class GatedAverage
 {
-    /// <summary>The average as a <see cref="LinearRecurrence"/> of plain tensor operations, on any device, differentiable by autograd; on CUDA in kernels.</summary>
+    /// <summary>The average as a <see cref="LinearRecurrence"/> of plain tensor operations, on any device, differentiable by autograd.</summary>
     internal static (Tensor Y, Tensor FinalState) Reference(
         Tensor valuesAndGates, Tensor decay, Tensor? logits, Tensor? initialState, Tensor? mask, Tensor? restart)
     {
@@ -14,7 +14,7 @@ public static partial class GatedAverage
         var constant = decay.to_type(dtype);
         var logit = logits is null ? constant.expand(halves[0].shape) : logits.to_type(dtype) + constant;
         var entering = logit.neg().sigmoid() * halves[0];                                // (1 - a) v, exact where a is close to 1
-        var (average, last) = LinearRecurrence.Composed(entering, logit.log_sigmoid(), initialState, mask, restart, stateGradient: true);
+        var (average, last) = LinearRecurrence.Reference(entering, logit.log_sigmoid(), initialState, mask, restart);
         return ((average * halves[1].sigmoid()).to_type(valuesAndGates.dtype), last);
     }
 }

@@ -32,10 +32,12 @@ public static partial class GatedAverage
     {
         Validate(valuesAndGates, decay, logits, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var canRun = Simd.CanRun(
-            ("valuesAndGates", valuesAndGates), ("decay", decay), ("logits", logits), ("initialState", initialState), ("mask", mask), ("restart", restart));
-        var (y, state) = canRun
-            ? Cpu(valuesAndGates, decay, logits, initialState, mask, restart, stateGradient)
+        ReadOnlySpan<(string, Tensor?)> tensors =
+        [
+            ("valuesAndGates", valuesAndGates), ("decay", decay), ("logits", logits), ("initialState", initialState), ("mask", mask), ("restart", restart),
+        ];
+        var (y, state) = OnCuda.For(tensors) is { } kernel ? Cuda(kernel, valuesAndGates, decay, logits, initialState, mask, restart, stateGradient)
+            : Simd.CanRun(tensors) ? Cpu(valuesAndGates, decay, logits, initialState, mask, restart, stateGradient)
             : Reference(valuesAndGates, decay, logits, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }

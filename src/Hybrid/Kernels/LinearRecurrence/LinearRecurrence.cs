@@ -26,22 +26,12 @@ public static partial class LinearRecurrence
     {
         Validate(x, logDecay, initialState, mask, restart);
         using var scope = NewDisposeScope();
-        var (y, state) = x.device_type != DeviceType.CUDA
-                && Simd.CanRun(("x", x), ("logDecay", logDecay), ("initialState", initialState), ("mask", mask), ("restart", restart))
-            ? Cpu(x, logDecay, initialState, mask, restart, stateGradient)
-            : Composed(x, logDecay, initialState, mask, restart, stateGradient);
+        ReadOnlySpan<(string, Tensor?)> tensors = [("x", x), ("logDecay", logDecay), ("initialState", initialState), ("mask", mask), ("restart", restart)];
+        var (y, state) = OnCuda.For(tensors) is { } kernel ? Cuda(kernel, x, logDecay, initialState, mask, restart, stateGradient)
+            : Simd.CanRun(tensors) ? Cpu(x, logDecay, initialState, mask, restart, stateGradient)
+            : Reference(x, logDecay, initialState, mask, restart);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
-
-    /// <summary>
-    /// The CUDA kernels where they can run, else plain tensor operations: also what other recurrences are composed of where they have no kernel
-    /// of their own.
-    /// </summary>
-    internal static (Tensor Y, Tensor FinalState) Composed(
-        Tensor x, Tensor logDecay, Tensor? initialState, Tensor? mask, Tensor? restart, bool stateGradient) =>
-        OnCuda(x, (nameof(logDecay), logDecay), (nameof(initialState), initialState), (nameof(mask), mask), (nameof(restart), restart)) is { } kernel
-            ? Cuda(kernel, x, logDecay, initialState, mask, restart, stateGradient)
-            : Reference(x, logDecay, initialState, mask, restart);
 
     private static void Validate(Tensor x, Tensor logDecay, Tensor? initialState, Tensor? mask, Tensor? restart)
     {

@@ -24,38 +24,49 @@ public static partial class RgLru
         static Tensor[] Composed(ChannelScanTensors x)
         {
             var products = x.Inputs[1]!.chunk(2, -1);
-            var (logDecay, input) = Coefficients(
-                x.Inputs[0]!, (products[0] + x.Constants[1]).sigmoid(), (products[1] + x.Constants[2]).sigmoid(), x.Constants[0], x.Restart);
-            var (y, state) = LinearRecurrence.Reference(input, logDecay, x.Initial.FirstOrDefault(), x.Mask, x.Restart);
+            var (y, state) = BehindProducts(
+                x.Inputs[0]!, products[0], products[1], x.Constants[0], x.Constants[1], x.Constants[2], x.Initial.FirstOrDefault(), x.Restart, x.Mask);
             return [y, state];
         }
     }
 
-    /// <summary>x W_i next to x W_r, [B, T, 2E]: one product of every block of x with both.</summary>
+    /// <summary>x W_i and behind it x W_r, [B, T, 2E].</summary>
     private static Tensor GateProducts(Tensor x, Tensor inputGateWeight, Tensor recurrentGateWeight)
     {
         var shape = x.shape;
         var (blocks, width) = (inputGateWeight.size(0), inputGateWeight.size(1));
-        var rows = x.reshape(-1, blocks, width).transpose(0, 1);                         // [H, B * T, w]
-        var product = bmm(rows, cat([inputGateWeight, recurrentGateWeight], 2).to_type(x.dtype));   // [H, B * T, 2w]
-        return product.view(blocks, -1, 2, width).permute(1, 2, 0, 3).reshape(shape[0], shape[1], 2 * shape[2]);
+        return BlockProducts(x, inputGateWeight, recurrentGateWeight).view(blocks, -1, 2, width)
+            .permute(1, 2, 0, 3).reshape(shape[0], shape[1], 2 * shape[2]);
+    }
+
+    /// <summary>The same block by block, [H, B * T, 2w]: one product of every block of x with both.</summary>
+    private static Tensor BlockProducts(Tensor x, Tensor inputGateWeight, Tensor recurrentGateWeight)
+    {
+        var rows = x.reshape(-1, inputGateWeight.size(0), inputGateWeight.size(1)).transpose(0, 1);         // [H, B * T, w]
+        return bmm(rows, cat([inputGateWeight, recurrentGateWeight], 2).to_type(x.dtype));
     }
 
     /// <summary>Results and gradients of a small ragged unit with a second first token, against the reference in float64.</summary>
     private static string? CpuSelfTest()
     {
         using var scope = NewDisposeScope();
-        const long batch = 2, time = 35, heads = 3, width = 7, channels = heads * width;
+        const long batch = 2, time = 35;
         var first = arange(time).eq(11).unsqueeze(0).expand(batch, time);
         return SelfTest.Difference(
-            [
-                SelfTest.Values(1, 1, batch, time, channels), SelfTest.Values(2, 1, heads, width, width), SelfTest.Values(3, 1, heads, width),
-                SelfTest.Values(4, 1, heads, width, width), SelfTest.Values(5, 1, heads, width), SelfTest.Values(6, 3, channels),
-                SelfTest.Values(7, 1, batch, channels),
-            ],
-            1e-4,
-            x => Cpu(x[0], x[1], x[2], x[3], x[4], x[5], x[6], first, null),
+            SelfTestInputs(batch, time), 1e-4, x => Cpu(x[0], x[1], x[2], x[3], x[4], x[5], x[6], first, null),
             x => Reference(x[0], x[1], x[2], x[3], x[4], x[5], x[6], first, null));
+    }
+
+    /// <summary>The tensors of a unit in the order of <see cref="Apply"/>, with an initial state.</summary>
+    private static Tensor[] SelfTestInputs(long batch, long time)
+    {
+        const long heads = 3, width = 7, channels = heads * width;
+        return
+        [
+            SelfTest.Values(1, 1, batch, time, channels), SelfTest.Values(2, 1, heads, width, width), SelfTest.Values(3, 1, heads, width),
+            SelfTest.Values(4, 1, heads, width, width), SelfTest.Values(5, 1, heads, width), SelfTest.Values(6, 3, channels),
+            SelfTest.Values(7, 1, batch, channels),
+        ];
     }
 
     /// <summary>

@@ -11,15 +11,24 @@ public static partial class RgLru
     // The smallest normal float32. A gate that is exactly 0 makes 1 - a^2 exactly 0, where the root has no derivative.
     private const double SmallestSquare = 1.1754944e-38;
 
-    /// <summary>The unit from plain tensor operations, on any device, differentiable by autograd; on CUDA its recurrence in kernels.</summary>
+    /// <summary>The unit from plain tensor operations, on any device, differentiable by autograd.</summary>
     internal static (Tensor Y, Tensor FinalState) Reference(
         Tensor x, Tensor inputGateWeight, Tensor inputGateBias, Tensor recurrentGateWeight, Tensor recurrentGateBias, Tensor recurrentParam,
         Tensor? initialState, Tensor? firstTokens, Tensor? mask)
     {
         var (logDecay, input) = Coefficients(
             x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, firstTokens);
-        var (y, state) = LinearRecurrence.Composed(input, logDecay, initialState, mask, firstTokens, stateGradient: true);
+        var (y, state) = LinearRecurrence.Reference(input, logDecay, initialState, mask, firstTokens);
         return (y.to_type(x.dtype), state);
+    }
+
+    /// <summary>The unit behind the products x W_i and x W_r [B, T, E], in their dtype; the rate is -8 softplus(p) [E], biases are [E].</summary>
+    private static (Tensor Y, Tensor FinalState) BehindProducts(
+        Tensor x, Tensor inputProduct, Tensor recurrentProduct, Tensor rate, Tensor inputBias, Tensor recurrentBias, Tensor? initialState,
+        Tensor? firstTokens, Tensor? mask)
+    {
+        var (logDecay, input) = Coefficients(x, (inputProduct + inputBias).sigmoid(), (recurrentProduct + recurrentBias).sigmoid(), rate, firstTokens);
+        return LinearRecurrence.Reference(input, logDecay, initialState, mask, firstTokens);
     }
 
     /// <summary>

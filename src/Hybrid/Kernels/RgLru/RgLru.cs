@@ -43,11 +43,17 @@ public static partial class RgLru
     {
         Validate(x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask);
         using var scope = NewDisposeScope();
-        var canRun = Simd.CanRun(
+        ReadOnlySpan<(string, Tensor?)> tensors =
+        [
             ("x", x), ("inputGateWeight", inputGateWeight), ("inputGateBias", inputGateBias), ("recurrentGateWeight", recurrentGateWeight),
             ("recurrentGateBias", recurrentGateBias), ("recurrentParam", recurrentParam), ("initialState", initialState), ("firstTokens", firstTokens),
-            ("mask", mask));
-        var (y, state) = canRun
+            ("mask", mask),
+        ];
+        var (y, state) = OnCuda.For(tensors) is { } kernel
+            ? Cuda(
+                kernel, x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask,
+                stateGradient)
+            : Simd.CanRun(tensors)
             ? Cpu(
                 x, inputGateWeight, inputGateBias, recurrentGateWeight, recurrentGateBias, recurrentParam, initialState, firstTokens, mask, stateGradient)
             : Reference(

@@ -7,28 +7,8 @@ namespace Hybrid.Kernels;
 
 public static partial class Wkv
 {
-    /// <summary>The name of the CUDA kernels in logs.</summary>
-    internal const string CudaKernel = "Wkv.Cuda";
-
-    /// <summary>The kernels of the device that the tensors of a call are on; null, with a line in the log, where they cannot run.</summary>
-    /// <param name="key">The keys, by whose device it is a call for CUDA.</param>
-    /// <param name="others">The other tensors of the call under their names.</param>
-    internal static WkvOnCuda? OnCuda(Tensor key, params ReadOnlySpan<(string Name, Tensor? Tensor)> others)
-    {
-        if (key.device_type != DeviceType.CUDA)
-        {
-            return null;
-        }
-
-        if (CudaRuntime.TryGet(out var runtime, out var reason, [(nameof(key), key), .. others])
-            && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => CudaSelfTest(new WkvOnCuda(runtime), runtime.TorchDevice), out reason))
-        {
-            return new WkvOnCuda(runtime);
-        }
-
-        KernelDispatcher.Refused(CudaKernel, reason);
-        return null;
-    }
+    /// <summary>The CUDA kernels.</summary>
+    internal static CudaKernel<WkvOnCuda> OnCuda { get; } = new("Wkv.Cuda", runtime => new(runtime), CudaSelfTest);
 
     /// <summary>Both forms in kernels over chunks of time, in float32 whatever the inputs are.</summary>
     internal static (Tensor Y, WkvState FinalState) Cuda(

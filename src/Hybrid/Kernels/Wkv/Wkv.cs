@@ -69,20 +69,16 @@ public static partial class Wkv
     {
         Validate(form, decay, bonus, key, value, initialState, mask, restart, receptance);
         using var scope = NewDisposeScope();
-        var device = OnCuda(
-            key, (nameof(decay), decay), (nameof(bonus), bonus), (nameof(value), value), (nameof(mask), mask), (nameof(restart), restart),
-            ("initialState.Numerator", initialState?.Numerator), ("initialState.Denominator", initialState?.Denominator),
-            ("initialState.Maximum", initialState?.Maximum));
-        var canRun = key.device_type != DeviceType.CUDA && Simd.CanRun(
+        ReadOnlySpan<(string, Tensor?)> tensors =
+        [
             ("key", key), ("decay", decay), ("bonus", bonus), ("value", value), ("receptance", receptance), ("mask", mask), ("restart", restart),
             ("initialState.Numerator", initialState?.Numerator), ("initialState.Denominator", initialState?.Denominator),
-            ("initialState.Maximum", initialState?.Maximum));
-        var (y, state) = (device, canRun) switch
-        {
-            ({ } kernel, _) => Gated(Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient), receptance),
-            (_, true) => Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient),
-            _ => Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart),
-        };
+            ("initialState.Maximum", initialState?.Maximum),
+        ];
+        var (y, state) = OnCuda.For(tensors) is { } kernel
+            ? Gated(Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient), receptance)
+            : Simd.CanRun(tensors) ? Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient)
+            : Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart);
         return (
             y.MoveToOuterDisposeScope(),
             new(

@@ -17,7 +17,8 @@ public unsafe class DeviceCodeTests
         CudaProgram.Of(
             "selective_scan.cu", elements, ("STATES", 16), ("SCAN_BYTES", sizeof(ScanArguments)), ("SCAN_GRADIENT_BYTES", sizeof(ScanGradientArguments))),
         CudaProgram.Of("causal_conv1d.cu", elements, ("WIDTH", 4), ("CONV_BYTES", sizeof(ConvArguments))),
-        CudaProgram.Of("linear_recurrence.cu", elements, ("RECURRENCE_BYTES", sizeof(RecurrenceArguments))),
+        .. Enum.GetValues<RecurrenceGates>().Select(gates =>
+            CudaProgram.Of("linear_recurrence.cu", elements, ("GATES", (long)gates), ("RECURRENCE_BYTES", sizeof(RecurrenceArguments)))),
         CudaProgram.Of("wkv.cu", elements, ("WKV_BYTES", sizeof(WkvArguments)), ("WKV_GRADIENT_BYTES", sizeof(WkvGradientArguments))),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 32), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 128), ("NORM_BYTES", sizeof(NormArguments))),

@@ -35,7 +35,7 @@ public class RecurrenceOnCudaTests
     {
         Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
         using var x = ones(1, device: CUDA);
-        var kernel = LinearRecurrence.OnCuda(x);
+        var kernel = LinearRecurrence.OnCuda.For(("x", x));
         Assert.NotNull(kernel);
         Check(kernel, CUDA, Tolerance, batch, time, channels, with);
     }

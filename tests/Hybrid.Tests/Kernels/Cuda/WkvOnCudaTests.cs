@@ -35,7 +35,7 @@ public class WkvOnCudaTests
     {
         Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
         using var key = ones(1, device: CUDA);
-        var kernel = Wkv.OnCuda(key);
+        var kernel = Wkv.OnCuda.For(("key", key));
         Assert.NotNull(kernel);
         Check(kernel, CUDA, form, batch, time, channels, with);
     }

@@ -14,6 +14,7 @@ struct Index { unsigned x; };
 extern "C" __device__ float expf(float);
 extern "C" __device__ float exp2f(float);
 extern "C" __device__ float log1pf(float);
+extern "C" __device__ float expm1f(float);
 extern "C" __device__ float fmaf(float, float, float);
 extern "C" __device__ float sqrtf(float);
 
