@@ -75,7 +75,7 @@ public sealed class GatedRmsNorm : nn.Module<Tensor, Tensor, Tensor>
                 $"GatedRmsNorm: the gate must be [{string.Join(", ", shape)}]; got [{string.Join(", ", gateShape)}].", nameof(gate));
         }
 
-        if (UseFusedKernels && input.device_type == DeviceType.CUDA && CudaNorm.For(("x", input), ("the gate", gate), ("weight", weight)) is { } norm)
+        if (UseFusedKernels && CudaNorm.OnCuda.For(("x", input), ("the gate", gate), ("weight", weight)) is { } norm)
         {
             return CudaNorm.Apply(norm, input, gate, weight, form);
         }

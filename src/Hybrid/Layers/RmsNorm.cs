@@ -68,14 +68,13 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         }
 
         var dtype = input.dtype;
-        if (UseFusedKernels && scale == NormScale.Weight && input.device_type == DeviceType.CUDA)
+        if (UseFusedKernels && CudaNorm.OnCuda.For(("x", input), ("weight", weight)) is { } norm)
         {
-            if (CudaNorm.For(("x", input), ("weight", weight)) is { } norm)
-            {
-                return CudaNorm.Apply(norm, input, null, weight!, form with { RoundNormal = weight!.dtype == dtype });
-            }
+            var rounded = scale == NormScale.Weight && weight!.dtype == dtype;
+            return CudaNorm.Apply(norm, input, null, weight, form with { RoundNormal = rounded, WeightShift = scale == NormScale.OnePlusWeight ? 1 : 0 });
         }
-        else if (UseFusedKernels && scale == NormScale.Weight && dtype == ScalarType.Float32 && RootMeanSquare.CanRun(input, weight))
+
+        if (UseFusedKernels && scale == NormScale.Weight && dtype == ScalarType.Float32 && RootMeanSquare.CanRun(input, weight))
         {
             return RootMeanSquare.Apply(input, weight, form);
         }

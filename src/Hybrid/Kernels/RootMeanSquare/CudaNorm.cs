@@ -10,34 +10,20 @@ namespace Hybrid.Kernels;
 /// </summary>
 internal static class CudaNorm
 {
-    /// <summary>The device on which the kernels can run. Otherwise null, and the dispatcher logs why not.</summary>
-    /// <param name="tensors">All tensors of the call under their names, of one dtype but for a float32 weight; null ones are none.</param>
-    public static NormOnCuda? For(params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
-    {
-        if (CudaRuntime.TryGet(out var runtime, out var reason, tensors))
-        {
-            var norm = new NormOnCuda(runtime);
-            if (KernelDispatcher.Agrees($"{nameof(CudaNorm)} {runtime.Device}", () => Compare(norm, runtime.TorchDevice), out reason))
-            {
-                return norm;
-            }
-        }
-
-        KernelDispatcher.Refused(nameof(CudaNorm), reason);
-        return null;
-    }
+    /// <summary>The CUDA kernels. Tensors of a call have one dtype, but for a float32 weight.</summary>
+    public static CudaKernel<NormOnCuda> OnCuda { get; } = new("RootMeanSquare.Cuda", runtime => new(runtime), Compare);
 
     /// <summary>Normalises.</summary>
     /// <param name="norm">Where.</param>
     /// <param name="x">[..., width].</param>
     /// <param name="z">Gate, before its SiLU: the shape of <paramref name="x"/>; null for none.</param>
-    /// <param name="weight">[width].</param>
+    /// <param name="weight">[width]; null for none.</param>
     /// <param name="form">What is computed.</param>
     /// <returns>The shape and dtype of <paramref name="x"/>, in the current dispose scope.</returns>
-    public static Tensor Apply(NormOnCuda norm, Tensor x, Tensor? z, Tensor weight, NormForm form)
+    public static Tensor Apply(NormOnCuda norm, Tensor x, Tensor? z, Tensor? weight, NormForm form)
     {
         using var scope = NewDisposeScope();
-        var tensors = new NormTensors(x.contiguous(), z?.to_type(x.dtype).contiguous(), weight.to_type(ScalarType.Float32).contiguous());
+        var tensors = new NormTensors(x.contiguous(), z?.to_type(x.dtype).contiguous(), weight?.to_type(ScalarType.Float32).contiguous());
         return RecordedKernel.Run(new Norm(norm, form), [tensors.X, tensors.Weight, tensors.Z], differentiableStates: 0).Y.MoveToOuterDisposeScope();
     }
 
@@ -45,27 +31,30 @@ internal static class CudaNorm
     private static string? Compare(NormOnCuda norm, Device device)
     {
         using var scope = NewDisposeScope();
-        foreach (var (form, width) in new[] { (new NormForm(0.1), 37), (new(0.1, GateOrder.BeforeNorm, 2), 74), (new(0.1, GateOrder.AfterNorm), 600) })
+        return Difference(new(0.1), 37, tensors: 1) ?? Difference(new(0.1, WeightShift: 1), 37, tensors: 2)
+            ?? Difference(new(0.1, GateOrder.BeforeNorm, 2), 74, tensors: 3) ?? Difference(new(0.1, GateOrder.AfterNorm), 600, tensors: 3);
+
+        // One tensor is x alone, the second the weight, the third the gate.
+        string? Difference(NormForm form, long width, int tensors)
         {
             Tensor[] inputs = [SelfTest.Values(1, 2, 3, width), SelfTest.Values(2, 1, width), SelfTest.Values(3, 2, 3, width)];
             var difference = SelfTest.Difference(
-                [.. inputs.Take(form.Gate == GateOrder.None ? 2 : 3)],
+                [.. inputs.Take(tensors)],
                 1e-5,
-                x => [Apply(norm, x[0], x.ElementAtOrDefault(2), x[1], form)],
-                x => [Composed(x[0], x.ElementAtOrDefault(2), x[1], form)],
+                x => [Apply(norm, x[0], x.ElementAtOrDefault(2), x.ElementAtOrDefault(1), form)],
+                x => [Composed(x[0], x.ElementAtOrDefault(2), x.ElementAtOrDefault(1), form)],
                 device);
-            if (difference is not null)
-            {
-                return $"{form}: {difference}";
-            }
+            return difference is null ? null : $"{form}: {difference}";
         }
-
-        return null;
     }
 
-    /// <summary>The same from tensor operations, in the precision of the weight.</summary>
-    internal static Tensor Composed(Tensor x, Tensor? z, Tensor weight, NormForm form) =>
-        RootMeanSquare.Reference(x.to_type(weight.dtype), weight, z?.to_type(weight.dtype), form).to_type(x.dtype);
+    /// <summary>The same from tensor operations, in the precision of the weight, or in float32 at least.</summary>
+    internal static Tensor Composed(Tensor x, Tensor? z, Tensor? weight, NormForm form)
+    {
+        var dtype = weight?.dtype ?? (x.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32);
+        var factor = form.WeightShift == 0 ? weight : weight! + form.WeightShift;
+        return RootMeanSquare.Reference(x.to_type(dtype), factor, z?.to_type(dtype), form).to_type(x.dtype);
+    }
 
     /// <summary>The norm of x, its weight and its gate, with a backward pass that keeps them and one number a row.</summary>
     private sealed record Norm(NormOnCuda Device, NormForm Form) : IRecordedKernel
@@ -82,8 +71,8 @@ internal static class CudaNorm
             return [x, weight, z];
         }
 
-        public IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> inputs) => [Composed(inputs[0]!, inputs[2], inputs[1]!, Form)];
+        public IReadOnlyList<Tensor> Reference(IReadOnlyList<Tensor?> inputs) => [Composed(inputs[0]!, inputs[2], inputs[1], Form)];
 
-        private static NormTensors Tensors(IReadOnlyList<Tensor?> inputs) => new(inputs[0]!, inputs[2], inputs[1]!);
+        private static NormTensors Tensors(IReadOnlyList<Tensor?> inputs) => new(inputs[0]!, inputs[2], inputs[1]);
     }
 }

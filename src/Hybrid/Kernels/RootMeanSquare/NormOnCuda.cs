@@ -25,11 +25,11 @@ internal struct NormArguments
     public int NormBeforeGate;
     public int RoundNormal;
     public float Epsilon;
-    public int Unused;
+    public float WeightShift;
 }
 
-/// <summary>The tensors of a norm: x and its gate [..., width] of one dtype, or no gate, and the weight [width] in float32; all contiguous.</summary>
-internal sealed record NormTensors(Tensor X, Tensor? Z, Tensor Weight);
+/// <summary>The tensors of a norm: x and its gate [..., width] of one dtype, or no gate, and the weight [width] in float32, or none; all contiguous.</summary>
+internal sealed record NormTensors(Tensor X, Tensor? Z, Tensor? Weight);
 
 /// <summary>Runs the kernels of root_mean_square.cu.</summary>
 /// <param name="runtime">The device.</param>
@@ -57,25 +57,25 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
         return (y, inverse);
     }
 
-    /// <summary>Gradients of x, z (null without one) and the weight.</summary>
-    public (Tensor X, Tensor? Z, Tensor Weight) Backward(NormTensors tensors, NormForm form, Tensor inverse, Tensor gradY)
+    /// <summary>Gradients of x, z and the weight; null without a gate or a weight.</summary>
+    public (Tensor X, Tensor? Z, Tensor? Weight) Backward(NormTensors tensors, NormForm form, Tensor inverse, Tensor gradY)
     {
         var p = Inputs(tensors, form);
         p.Parts = Math.Clamp(p.Rows / p.Groups / PartTokens, 1, MostParts);
         var (x, z) = (empty_like(tensors.X), tensors.Z is null ? null : empty_like(tensors.Z));
-        var weight = empty([p.Parts, p.Groups * p.Width], dtype: ScalarType.Float32, device: tensors.X.device);
+        var weight = tensors.Weight is null ? null : empty([p.Parts, p.Groups * p.Width], dtype: ScalarType.Float32, device: tensors.X.device);
         (p.Y, p.Inverse, p.XGradient) = (CudaRows.Address(gradY), CudaRows.Address(inverse), CudaRows.Address(x));
         (p.ZGradient, p.WeightGradient) = (CudaRows.Address(z), CudaRows.Address(weight));
         var program = Program(tensors, p);
         runtime.Launch(program, "root_mean_square_gradient", p.Rows * RowThreads(p), p);
-        runtime.Launch(program, "root_mean_square_weight_gradient", p.Parts * p.Groups * p.Width, p);
+        runtime.Launch(program, "root_mean_square_weight_gradient", weight is null ? 0 : p.Parts * p.Groups * p.Width, p);
         TensorMemory.KeepAlive([tensors.X, tensors.Z, tensors.Weight, inverse, gradY, x, z, weight]);
-        return (x, z, weight.sum(dim: 0));
+        return (x, z, weight?.sum(dim: 0));
     }
 
     private static NormArguments Inputs(NormTensors tensors, NormForm form)
     {
-        var width = tensors.Weight.numel() / form.Groups;
+        var width = tensors.X.size(-1) / form.Groups;
         return new NormArguments
         {
             X = CudaRows.Address(tensors.X),
@@ -87,6 +87,7 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
             NormBeforeGate = form.Gate == GateOrder.AfterNorm ? 1 : 0,
             RoundNormal = form.RoundNormal ? 1 : 0,
             Epsilon = (float)form.Epsilon,
+            WeightShift = (float)form.WeightShift,
         };
     }
 

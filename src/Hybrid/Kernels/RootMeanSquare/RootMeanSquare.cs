@@ -22,7 +22,8 @@ internal enum GateOrder
 /// <param name="Gate">Where the gate comes in.</param>
 /// <param name="Groups">Groups of neighbouring channels, each normalised alone; a divisor of the width.</param>
 /// <param name="RoundNormal">On CUDA: true to round the normal value to the dtype of x before it is scaled.</param>
-internal sealed record NormForm(double Epsilon, GateOrder Gate = GateOrder.None, long Groups = 1, bool RoundNormal = false);
+/// <param name="WeightShift">On CUDA: added to the weight.</param>
+internal sealed record NormForm(double Epsilon, GateOrder Gate = GateOrder.None, long Groups = 1, bool RoundNormal = false, double WeightShift = 0);
 
 /// <summary>
 /// The root-mean-square norm <c>RMS(x) w = x / sqrt(mean(x^2) + eps) * w</c> over the last dimension or groups of it (Zhang and Sennrich,

@@ -1,12 +1,12 @@
 // The root-mean-square norm over groups of neighbouring channels, y = x r w with r = 1 / sqrt(mean(x^2) + eps), and its gated forms
-// y = RMS(x SiLU(z)) w and y = RMS(x) w SiLU(z). A row here is one group of one token; its threads (a warp where a row is short, else a block) go over
+// y = RMS(x SiLU(z)) w and y = RMS(x) w SiLU(z), where w may be 1 plus a weight, or nothing. A row here is one group of one token; its threads (a warp where a row is short, else a block) go over
 // it together. Options: ROW_THREADS (32 or 128), ELEMENT, NORM_BYTES.
 
 struct NormArguments
 {
     element* x;                           // [rows, width], contiguous
     element* z;                           // gate, likewise, or null
-    float* weight;                        // [groups, width]
+    float* weight;                        // [groups, width], or null for ones
     element* y;                           // backwards: gradient of y
     element* x_gradient;
     element* z_gradient;
@@ -17,7 +17,7 @@ struct NormArguments
     int norm_before_gate;
     int round_normal;                     // 1: x r is rounded to an element before it is scaled
     float epsilon;
-    int unused;
+    float weight_shift;                   // added to the weight
 };
 
 static_assert(sizeof(NormArguments) == NORM_BYTES, "NormArguments differs from its C# counterpart");
@@ -42,6 +42,14 @@ FUNCTION float value_at(const NormArguments& p, long long at)
 /// What the normal value is multiplied by, besides the weight.
 FUNCTION float factor_at(const NormArguments& p, long long at) { return p.norm_before_gate ? gate_at(p, at) : 1.0f; }
 
+/// The weights of a row's group; null for ones.
+FUNCTION const float* weights_of(const NormArguments& p, long long row)
+{
+    return p.weight == nullptr ? nullptr : p.weight + row % p.groups * p.width;
+}
+
+FUNCTION float weight_at(const NormArguments& p, const float* weights, long long i) { return weights == nullptr ? 1.0f : weights[i] + p.weight_shift; }
+
 FUNCTION float rounded(const NormArguments& p, float normal)
 {
     element nearest;
@@ -58,7 +66,7 @@ KERNEL(root_mean_square, NormArguments)
     }
 
     const long long start = row * p.width;
-    const float* weight = p.weight + row % p.groups * p.width;
+    const float* weights = weights_of(p, row);
     float sum = 0.0f;
     for (long long i = row_thread(); i < p.width; i += ROW_THREADS)
     {
@@ -70,7 +78,7 @@ KERNEL(root_mean_square, NormArguments)
     for (long long i = row_thread(); i < p.width; i += ROW_THREADS)
     {
         const float normal = rounded(p, value_at(p, start + i) * inverse);
-        store(p.y + start + i, normal * weight[i] * factor_at(p, start + i));
+        store(p.y + start + i, normal * weight_at(p, weights, i) * factor_at(p, start + i));
     }
 
     if (p.inverse != nullptr && row_thread() == 0)
@@ -89,19 +97,19 @@ KERNEL(root_mean_square_gradient, NormArguments)
     }
 
     const long long start = row * p.width;
-    const float* weight = p.weight + row % p.groups * p.width;
+    const float* weights = weights_of(p, row);
     const float inverse = p.inverse[row];
     float sum = 0.0f;
     for (long long i = row_thread(); i < p.width; i += ROW_THREADS)
     {
-        sum = fmaf(load(p.y + start + i) * weight[i] * factor_at(p, start + i), value_at(p, start + i) * inverse, sum);
+        sum = fmaf(load(p.y + start + i) * weight_at(p, weights, i) * factor_at(p, start + i), value_at(p, start + i) * inverse, sum);
     }
 
     const float mean = row_sum(sum) / (float)p.width;
     for (long long i = row_thread(); i < p.width; i += ROW_THREADS)
     {
         const long long at = start + i;
-        const float upstream = load(p.y + at) * weight[i], normal = value_at(p, at) * inverse;
+        const float upstream = load(p.y + at) * weight_at(p, weights, i), normal = value_at(p, at) * inverse;
         const float value_gradient = inverse * (upstream * factor_at(p, at) - normal * mean);
         store(p.x_gradient + at, p.norm_before_gate ? value_gradient : value_gradient * gate_at(p, at));
         if (p.z != nullptr)

@@ -43,9 +43,9 @@ public class CudaDeviceTests
     public void TheNormEqualsTheComposedForm()
     {
         var norm = new NormOnCuda(Runtime());
-        foreach (var (rows, width, groups, gate) in NormKernelCase.All.Select(row => row.Data))
+        foreach (var (rows, width, groups, with) in NormKernelCase.All.Select(row => row.Data))
         {
-            NormKernelCase.Check(norm, CUDA, Tolerance, rows, width, groups, gate);
+            NormKernelCase.Check(norm, CUDA, Tolerance, rows, width, groups, with);
         }
     }
 
@@ -58,7 +58,7 @@ public class CudaDeviceTests
         var x = zeros([1, 2, 3], device: CUDA);
         Assert.True(SelectiveScan.CanRunOnCuda(out var reason, ("u", x)), reason);
         Assert.True(CausalConv1d.CanRunOnCuda(out reason, ("x", x)), reason);
-        Assert.NotNull(CudaNorm.For(("x", x)));
+        Assert.NotNull(CudaNorm.OnCuda.For(("x", x)));
     }
 
     [Fact]

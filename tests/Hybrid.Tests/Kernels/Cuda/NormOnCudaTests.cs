@@ -1,4 +1,5 @@
 using Hybrid.Kernels;
+using Hybrid.Layers;
 using Hybrid.Tests.Infrastructure;
 using TorchSharp;
 using Xunit;
@@ -16,8 +17,8 @@ public class NormOnCudaTests
 
     [Theory]
     [MemberData(nameof(Forms))]
-    public void EqualsTheComposedFormWithGradients(long rows, long width, long groups, string gate) =>
-        NormKernelCase.Check(new NormOnCuda(HostCuda.Runtime()), CPU, Tolerance, rows, width, groups, gate);
+    public void EqualsTheComposedFormWithGradients(long rows, long width, long groups, string with) =>
+        NormKernelCase.Check(new NormOnCuda(HostCuda.Runtime()), CPU, Tolerance, rows, width, groups, with);
 
     /// <summary>As the layers round: the normal value to bfloat16, then its product with the weight.</summary>
     [Fact]
@@ -34,6 +35,29 @@ public class NormOnCudaTests
         // A sum in another order may round a normal value the other way: seldom, and then by one unit in the last place.
         Assert.InRange(y.ne(normal * weight).sum().ToInt64(), 0, 6);
         TensorAssert.Close(normal * weight, y, 1e-2, "y");
+    }
+
+    /// <summary>A factor of 1 plus a weight, and none at all, as the layer does it: rounded once, behind the factor.</summary>
+    [Theory]
+    [InlineData(NormScale.OnePlusWeight, ScalarType.BFloat16, ScalarType.BFloat16)]
+    [InlineData(NormScale.OnePlusWeight, ScalarType.Float16, ScalarType.Float16)]
+    [InlineData(NormScale.OnePlusWeight, ScalarType.BFloat16, ScalarType.Float32)]
+    [InlineData(NormScale.None, ScalarType.BFloat16, ScalarType.Float32)]
+    public void OtherScalesAreRoundedOnceAsInTheLayer(NormScale scale, ScalarType type, ScalarType weightType)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(3);
+        using var layer = new RmsNorm(100, 1e-5, scale) { UseFusedKernels = false };
+        layer.to(weightType);
+        var weight = layer.get_parameter("weight");
+        weight?.detach().copy_(randn(100));
+        var x = randn(6, 100).to_type(type);
+        var shift = scale == NormScale.OnePlusWeight ? 1 : 0;
+        var y = CudaNorm.Apply(new NormOnCuda(HostCuda.Runtime()), x, null, weight, new NormForm(1e-5, WeightShift: shift));
+        var expected = layer.call(x);
+        Assert.Equal(type, y.dtype);
+        Assert.InRange(y.ne(expected).sum().ToInt64(), 0, 6);
+        TensorAssert.Close(expected, y, 1e-2, "y");
     }
 
     [Fact]
