@@ -1,5 +1,6 @@
 using System.CommandLine;
 using Hybrid.DeviceBenchmarks;
+using Hybrid.Kernels;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -11,6 +12,11 @@ var cases = new Dictionary<string, Func<Settings, IEnumerable<Row>>>
     ["train"] = ModelCases.Train,
     ["decode"] = ModelCases.Decode,
 };
+foreach (var (operation, make) in OperationCases.All)
+{
+    cases.Add(operation, settings => OperationCases.Measure(settings, make));
+}
+
 var name = new Argument<string>("case") { Description = "What to measure." };
 name.AcceptOnlyFromAmong([.. cases.Keys]);
 var device = new Option<string>("--device") { Description = "cuda, cuda:1, cpu.", DefaultValueFactory = _ => "cuda" };
@@ -29,6 +35,7 @@ command.SetAction(parsed =>
         return 1;
     }
 
+    KernelDispatcher.Logger = new ErrorLogger();
     foreach (var row in cases[parsed.GetValue(name)!](settings))
     {
         Console.WriteLine(row);

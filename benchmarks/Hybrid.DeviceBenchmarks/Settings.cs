@@ -20,7 +20,10 @@ internal sealed record Settings(Device Device, ScalarType Precision, bool Quick)
     public long Size(long full, long small) => Quick ? small : full;
 
     /// <summary>Random normal numbers.</summary>
-    public Tensor Random(params long[] shape) => randn(shape, device: Device).to_type(Precision);
+    public Tensor Random(params long[] shape) => Floats(shape).to_type(Precision);
+
+    /// <summary>The same in float32, for what mixed precision leaves in it.</summary>
+    public Tensor Floats(params long[] shape) => randn(shape, device: Device);
 }
 
 /// <summary>A row of the table.</summary>
