@@ -51,7 +51,7 @@ public sealed class GruState : MixerState
 /// Layer i holds the tensors that torch.nn.GRU names <c>weight_ih_l{i}</c>, <c>weight_hh_l{i}</c>, <c>bias_ih_l{i}</c> and
 /// <c>bias_hh_l{i}</c> as <c>layers.{i}.weight_ih_l0</c> and so on, rows in torch's order reset, update, new. The unit is not linear in
 /// h, so its steps cannot run side by side; where <see cref="Kernels.GatedRecurrentUnit"/> cannot run them one after the other in float32,
-/// torch's own loop does, in the dtype of the weights. Packed rows are unpacked into one
+/// torch's own layer does, in the dtype of the weights; on CUDA that is cuDNN's where it has the dtype. Packed rows are unpacked into one
 /// row a sequence, which reads the ids on the host and takes memory for every sequence as if it were as long as the longest.
 /// </remarks>
 public sealed class GruMixer : SequenceMixer
