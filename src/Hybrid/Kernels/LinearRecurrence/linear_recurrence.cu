@@ -13,6 +13,7 @@
 // With one chunk, the first two of each are left out. The backward pass needs the inputs, from which gates are computed again, and the states.
 // Options: ELEMENT, GATES, RECURRENCE_BYTES.
 
+#define AHEAD 4                           // steps that are read before any is computed: one alone would leave the memory waiting
 #define NO_GATES 0
 #define RG_LRU 1
 #define GATED_AVERAGE 2
@@ -42,14 +43,17 @@ static_assert(sizeof(RecurrenceArguments) == RECURRENCE_BYTES, "RecurrenceArgume
 
 #if GATES == NO_GATES
 #define CONSTANTS 0
+#define VALUES 2
 #elif GATES == RG_LRU
 #define CONSTANTS 3
+#define VALUES 3
 #define RATE 0
 #define INPUT_BIAS 1
 #define RECURRENT_BIAS 2
 #define SMALLEST_SQUARE 1.17549435e-38f   // as in RgLru: where 1 - a^2 is exactly 0, its root has no derivative
 #else
 #define CONSTANTS 1
+#define VALUES 3
 #endif
 
 /// A row, a chunk of time and a channel, with what is constant there.
@@ -76,6 +80,9 @@ struct Place
         return Place(p, index / p.channels % p.batch, index / p.channels / p.batch, index % p.channels);
     }
 
+    /// The step itself, or the nearest one of the chunk.
+    METHOD long long step(long long t) const { return t < start ? start : t < end ? t : end - 1; }
+
     /// Of a value in [slots, B, E].
     METHOD long long in_slot(const RecurrenceArguments& p, long long slot) const { return (slot * p.batch + row) * p.channels + channel; }
 
@@ -94,18 +101,21 @@ struct Upstream
     float decay, before;                  // exp(g) and h_(t-1); where a sequence begins, both are 0
 };
 
-// A cell is what a step reads: input and log decay, and what h is multiplied by to be put out. Where gradients go to constants, they are
-// added to sums.
+// A cell is what a step makes of its values: input and log decay, and what h is multiplied by to be put out. Gradients of constants are added
+// to sums.
 
 #if GATES == NO_GATES
+FUNCTION void read_values(const RecurrenceArguments& p, const Place& at, long long t, float (&values)[VALUES])
+{
+    values[0] = load(p.x.at(at.row, t) + at.channel);
+    values[1] = load(p.gates.at(at.row, t) + at.gate);
+}
+
 struct Cell
 {
     float input, log_decay;
 
-    METHOD Cell(const RecurrenceArguments& p, const Place& at, long long t, bool)
-        : input(load(p.x.at(at.row, t) + at.channel)), log_decay(load(p.gates.at(at.row, t) + at.gate))
-    {
-    }
+    METHOD Cell(const Place&, const float (&values)[VALUES], bool) : input(values[0]), log_decay(values[1]) {}
 
     METHOD float output_factor() const { return 1.0f; }
 
@@ -117,17 +127,24 @@ struct Cell
     }
 };
 #elif GATES == RG_LRU
+FUNCTION void read_values(const RecurrenceArguments& p, const Place& at, long long t, float (&values)[VALUES])
+{
+    const element* products = p.gates.at(at.row, t) + at.gate;
+    values[0] = load(p.x.at(at.row, t) + at.channel);
+    values[1] = load(products);
+    values[2] = load(products + p.block_width);
+}
+
 struct Cell
 {
     float x, input_gate, recurrent_gate, square, multiplier;
     float input, log_decay;
 
-    METHOD Cell(const RecurrenceArguments& p, const Place& at, long long t, bool fresh)
+    METHOD Cell(const Place& at, const float (&values)[VALUES], bool fresh)
     {
-        const element* products = p.gates.at(at.row, t) + at.gate;
-        x = load(p.x.at(at.row, t) + at.channel);
-        input_gate = sigmoid(load(products) + at.constants[INPUT_BIAS]);
-        recurrent_gate = sigmoid(load(products + p.block_width) + at.constants[RECURRENT_BIAS]);
+        x = values[0];
+        input_gate = sigmoid(values[1] + at.constants[INPUT_BIAS]);
+        recurrent_gate = sigmoid(values[2] + at.constants[RECURRENT_BIAS]);
         log_decay = recurrent_gate * at.constants[RATE];
         square = -expm1f(2.0f * log_decay);                                     // 1 - a^2, exact where a is close to 1
         multiplier = fresh ? 1.0f : sqrtf(square < SMALLEST_SQUARE ? SMALLEST_SQUARE : square);
@@ -163,19 +180,26 @@ struct Cell
     }
 };
 #else
+FUNCTION void read_values(const RecurrenceArguments& p, const Place& at, long long t, float (&values)[VALUES])
+{
+    const element* x = p.x.at(at.row, t) + at.channel;
+    values[0] = load(x);
+    values[1] = load(x + p.channels);
+    values[2] = p.gates.exists() ? load(p.gates.at(at.row, t) + at.gate) : 0.0f;
+}
+
 struct Cell
 {
     float value, keep, enter, gate;       // v; sigmoid(l) and 1 - sigmoid(l), each exact where it is small; sigmoid of the output's gate
     float input, log_decay;
 
-    METHOD Cell(const RecurrenceArguments& p, const Place& at, long long t, bool)
+    METHOD Cell(const Place& at, const float (&values)[VALUES], bool)
     {
-        const element* x = p.x.at(at.row, t) + at.channel;
-        const float logit = at.constants[0] + (p.gates.exists() ? load(p.gates.at(at.row, t) + at.gate) : 0.0f);
-        value = load(x);
+        const float logit = values[2] + at.constants[0];
+        value = values[0];
+        gate = sigmoid(values[1]);
         keep = sigmoid(logit);
         enter = sigmoid(-logit);
-        gate = sigmoid(load(x + p.channels));
         input = enter * value;
         log_decay = -softplus(-logit);
     }
@@ -201,6 +225,31 @@ struct Cell
 
 // --- kernels ---------------------------------------------------------------------------------------------------------
 
+/// What some steps read, from one on or back from it; past the end of the chunk, its last step again. Values come first, and nothing is done
+/// with them yet, so that all loads are on their way together.
+struct Reading
+{
+    float values[AHEAD][VALUES];
+    unsigned char real[AHEAD], fresh[AHEAD];
+
+    METHOD Reading(const RecurrenceArguments& p, const Place& at, long long from, int direction)
+    {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            read_values(p, at, at.step(from + direction * i), values[i]);
+        }
+
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            const long long place = at.row * p.time + at.step(from + direction * i);
+            real[i] = p.mask == nullptr ? 1 : p.mask[place];
+            fresh[i] = p.restart == nullptr ? 0 : p.restart[place];
+        }
+    }
+};
+
 /// A step: padding adds nothing and keeps all, the first step of a sequence keeps nothing.
 struct Step
 {
@@ -208,54 +257,145 @@ struct Step
     Cell cell;
     float input, log_decay, decay;
 
-    METHOD Step(const RecurrenceArguments& p, const Place& at, long long t)
-        : real(p.mask == nullptr || p.mask[at.row * p.time + t] != 0), fresh(p.restart != nullptr && p.restart[at.row * p.time + t] != 0),
-          cell(p, at, t, fresh), input(real ? cell.input : 0.0f), log_decay(fresh ? -INFINITE : real ? cell.log_decay : 0.0f),
-          decay(fresh ? 0.0f : expf(log_decay))
+    METHOD Step(const Place& at, const Reading& read, int i)
+        : real(read.real[i] != 0), fresh(read.fresh[i] != 0), cell(at, read.values[i], fresh), input(real ? cell.input : 0.0f),
+          log_decay(fresh ? -INFINITE : real ? cell.log_decay : 0.0f), decay(fresh ? 0.0f : expf(log_decay))
     {
     }
 
     METHOD float advanced(float state) const { return (fresh ? 0.0f : decay * state) + input; }
     METHOD float passed(float gradient) const { return fresh ? 0.0f : decay * gradient; }
 };
+
 /// A state after a chunk: what it is from zero, and what is left of the state before. Nothing is left where a sequence began.
 FUNCTION float carried_over(float local, float total, float before) { return total == -INFINITE ? local : fmaf(expf(total), before, local); }
+
+FUNCTION void write_output(const RecurrenceArguments& p, const Place& at, long long t, const Cell& cell, float h)
+{
+    if (p.states != nullptr)
+    {
+        p.states[at.at_step(p, t)] = h;
+    }
+
+    if (p.y.exists())
+    {
+        store(p.y.at(at.row, t) + at.channel, h * cell.output_factor());
+    }
+}
+
+/// Takes a state over a chunk; writes outputs only where asked to. Adds the chunk's g to total.
+FUNCTION float advance_chunk(const RecurrenceArguments& p, const Place& at, float h, bool write, float& total)
+{
+    for (long long first = at.start; first < at.end; first += AHEAD)
+    {
+        const Reading read(p, at, first, 1);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            if (first + i < at.end)
+            {
+                const Step step(at, read, i);
+                h = step.advanced(h);
+                total += step.log_decay;
+                if (write)
+                {
+                    write_output(p, at, first + i, step.cell, h);
+                }
+            }
+        }
+    }
+
+    return h;
+}
+
+/// Takes the gradient of the state after a chunk to that of the state before it: with dh the gradient of h_t, exp(g) dh goes on to h_(t-1). Writes
+/// gradients of inputs only where asked to. Adds the chunk's g to total.
+FUNCTION float return_chunk(const RecurrenceArguments& p, const Place& at, float gradient, bool write, float& total, float (&sums)[CONSTANTS + 1])
+{
+    for (long long last = at.end - 1; last >= at.start; last -= AHEAD)
+    {
+        const Reading read(p, at, last, -1);
+        float upstream[AHEAD], before[AHEAD], after[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            const long long t = at.step(last - i);
+            upstream[i] = load(p.y.at(at.row, t) + at.channel);
+            if (write)
+            {
+                before[i] = t > 0 ? p.states[at.at_step(p, t - 1)] : p.initial == nullptr ? 0.0f : p.initial[at.in_slot(p, 0)];
+                after[i] = p.states[at.at_step(p, t)];
+            }
+        }
+
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            if (last - i >= at.start)
+            {
+                const Step step(at, read, i);
+                gradient = fmaf(upstream[i], step.cell.output_factor(), gradient);
+                total += step.log_decay;
+                if (write)
+                {
+                    const Upstream from = { step.real, gradient, upstream[i] * after[i], step.decay, step.fresh ? 0.0f : before[i] };
+                    step.cell.write_gradients(p, at, last - i, from, sums);
+                }
+
+                gradient = step.passed(gradient);
+            }
+        }
+    }
+
+    return gradient;
+}
+
+/// Hands a state from chunk to chunk, or its gradient from the last to the first.
+FUNCTION void carry(const RecurrenceArguments& p, long long index, float h, bool backwards)
+{
+    const long long slots = p.chunks - 1, stride = p.batch * p.channels;
+    for (long long first = 0; first < slots; first += AHEAD)
+    {
+        long long place[AHEAD];
+        float local[AHEAD], total[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            const long long slot = first + i < slots ? first + i : slots - 1;
+            place[i] = (backwards ? slots - 1 - slot : slot) * stride + index;
+            local[i] = p.local[place[i]];
+            total[i] = p.totals[place[i]];
+        }
+
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            if (first + i < slots)
+            {
+                h = carried_over(local[i], total[i], h);
+                p.local[place[i]] = h;
+            }
+        }
+    }
+}
 
 KERNEL(recurrence_local, RecurrenceArguments)
 {
     const long long index = thread_index();
-    if (index >= p.batch * p.channels * (p.chunks - 1))
+    if (index < p.batch * p.channels * (p.chunks - 1))
     {
-        return;
+        float total = 0.0f;
+        p.local[index] = advance_chunk(p, Place::of_index(p, index), 0.0f, false, total);
+        p.totals[index] = total;
     }
-
-    const Place at = Place::of_index(p, index);
-    float h = 0.0f, total = 0.0f;
-    for (long long t = at.start; t < at.end; ++t)
-    {
-        const Step step(p, at, t);
-        h = step.advanced(h);
-        total += step.log_decay;
-    }
-
-    p.local[index] = h;
-    p.totals[index] = total;
 }
 
 KERNEL(recurrence_carry, RecurrenceArguments)
 {
     const long long index = thread_index();
-    if (index >= p.batch * p.channels)
+    if (index < p.batch * p.channels)
     {
-        return;
-    }
-
-    float h = p.initial == nullptr ? 0.0f : p.initial[index];
-    for (long long slot = 0; slot < p.chunks - 1; ++slot)
-    {
-        float* local = p.local + slot * p.batch * p.channels + index;
-        h = carried_over(*local, p.totals[slot * p.batch * p.channels + index], h);
-        *local = h;
+        carry(p, index, p.initial == nullptr ? 0.0f : p.initial[index], false);
     }
 }
 
@@ -269,25 +409,12 @@ KERNEL(recurrence_output, RecurrenceArguments)
 
     const Place at = Place::of_index(p, index);
     const long long state = at.in_slot(p, 0);
-    float h = at.chunk > 0 ? p.local[at.in_slot(p, at.chunk - 1)] : p.initial == nullptr ? 0.0f : p.initial[state];
-    for (long long t = at.start; t < at.end; ++t)
-    {
-        const Step step(p, at, t);
-        h = step.advanced(h);
-        if (p.states != nullptr)
-        {
-            p.states[at.at_step(p, t)] = h;
-        }
-
-        if (p.y.exists())
-        {
-            store(p.y.at(at.row, t) + at.channel, h * step.cell.output_factor());
-        }
-    }
-
+    const float before = at.chunk > 0 ? p.local[at.in_slot(p, at.chunk - 1)] : p.initial == nullptr ? 0.0f : p.initial[state];
+    float total = 0.0f;
+    const float after = advance_chunk(p, at, before, true, total);
     if (at.chunk == p.chunks - 1)
     {
-        p.last[state] = h;
+        p.last[state] = after;
     }
 }
 
@@ -295,42 +422,24 @@ KERNEL(recurrence_output, RecurrenceArguments)
 KERNEL(recurrence_local_gradient, RecurrenceArguments)
 {
     const long long index = thread_index();
-    if (index >= p.batch * p.channels * (p.chunks - 1))
+    if (index < p.batch * p.channels * (p.chunks - 1))
     {
-        return;
+        const Place slot = Place::of_index(p, index), at(p, slot.row, slot.chunk + 1, slot.channel);
+        float total = 0.0f, sums[CONSTANTS + 1] = {};
+        p.local[index] = return_chunk(p, at, 0.0f, false, total, sums);
+        p.totals[index] = total;
     }
-
-    const Place slot = Place::of_index(p, index), at(p, slot.row, slot.chunk + 1, slot.channel);
-    float gradient = 0.0f, total = 0.0f;
-    for (long long t = at.end - 1; t >= at.start; --t)
-    {
-        const Step step(p, at, t);
-        gradient = step.passed(fmaf(load(p.y.at(at.row, t) + at.channel), step.cell.output_factor(), gradient));
-        total += step.log_decay;
-    }
-
-    p.local[index] = gradient;
-    p.totals[index] = total;
 }
 
 KERNEL(recurrence_carry_gradient, RecurrenceArguments)
 {
     const long long index = thread_index();
-    if (index >= p.batch * p.channels)
+    if (index < p.batch * p.channels)
     {
-        return;
-    }
-
-    float gradient = p.last == nullptr ? 0.0f : p.last[index];
-    for (long long slot = p.chunks - 2; slot >= 0; --slot)
-    {
-        float* local = p.local + slot * p.batch * p.channels + index;
-        gradient = carried_over(*local, p.totals[slot * p.batch * p.channels + index], gradient);
-        *local = gradient;
+        carry(p, index, p.last == nullptr ? 0.0f : p.last[index], true);
     }
 }
 
-/// Gradients of the inputs step by step; with dh the gradient of h_t, exp(g) dh goes on to h_(t-1).
 KERNEL(recurrence_gradient, RecurrenceArguments)
 {
     const long long index = thread_index();
@@ -341,19 +450,9 @@ KERNEL(recurrence_gradient, RecurrenceArguments)
 
     const Place at = Place::of_index(p, index);
     const long long state = at.in_slot(p, 0);
-    float sums[CONSTANTS + 1] = {};
-    float gradient = at.chunk < p.chunks - 1 ? p.local[at.in_slot(p, at.chunk)] : p.last == nullptr ? 0.0f : p.last[state];
-    for (long long t = at.end - 1; t >= at.start; --t)
-    {
-        const Step step(p, at, t);
-        const float upstream = load(p.y.at(at.row, t) + at.channel);
-        const float before = t > 0 ? p.states[at.at_step(p, t - 1)] : p.initial == nullptr ? 0.0f : p.initial[state];
-        gradient = fmaf(upstream, step.cell.output_factor(), gradient);
-        const Upstream from = { step.real, gradient, upstream * p.states[at.at_step(p, t)], step.decay, step.fresh ? 0.0f : before };
-        step.cell.write_gradients(p, at, t, from, sums);
-        gradient = step.passed(gradient);
-    }
-
+    const float after = at.chunk < p.chunks - 1 ? p.local[at.in_slot(p, at.chunk)] : p.last == nullptr ? 0.0f : p.last[state];
+    float total = 0.0f, sums[CONSTANTS + 1] = {};
+    const float before = return_chunk(p, at, after, true, total, sums);
 #pragma unroll
     for (int i = 0; i < CONSTANTS; ++i)
     {
@@ -362,6 +461,6 @@ KERNEL(recurrence_gradient, RecurrenceArguments)
 
     if (at.chunk == 0 && p.initial_gradient != nullptr)
     {
-        p.initial_gradient[state] = gradient;
+        p.initial_gradient[state] = before;
     }
 }

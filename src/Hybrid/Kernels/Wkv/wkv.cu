@@ -12,6 +12,7 @@
 // With one chunk, the first two of each are left out. Options: ELEMENT, WKV_BYTES, WKV_GRADIENT_BYTES.
 
 #define STEPS 16
+#define AHEAD 4                           // steps read at once, before anything is written; divides 16
 #define NO_MAXIMUM -1e38f                 // of a state that has seen nothing
 #define NO_KEY -2e38f                     // of a token that is none: nothing even beside that
 #define LOG_EPSILON -13.815510557964274f  // 1e-6
@@ -235,16 +236,29 @@ KERNEL(wkv_output, WkvArguments)
     const Place at = Place::of_index(p, index);
     const float bonus = p.bonus[at.channel];
     State state = at.chunk > 0 ? State::from_slot(p, at, p.local, at.chunk - 1) : State::initial(p, at);
-    for (long long t = at.start; t < at.end; ++t)
+    for (long long first = at.start; first < at.end; first += AHEAD)
     {
-        if (p.kept != nullptr && t % STEPS == 0)
+        if (p.kept != nullptr && first % STEPS == 0)
         {
-            state.to_slot(p, at, p.kept, t / STEPS);
+            state.to_slot(p, at, p.kept, first / STEPS);
         }
 
-        const Step step(p, at, t);
-        store(p.y + at.at_step(p, t), Mean(p, step, state, bonus).y);
-        state = step.advance(state);
+        Step steps[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            steps[i] = Step(p, at, first + i < at.end ? first + i : at.end - 1);
+        }
+
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i)
+        {
+            if (first + i < at.end)
+            {
+                store(p.y + at.at_step(p, first + i), Mean(p, steps[i], state, bonus).y);
+                state = steps[i].advance(state);
+            }
+        }
     }
 
     if (at.chunk == p.chunks - 1)
