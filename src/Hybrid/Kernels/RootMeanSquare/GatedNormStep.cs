@@ -46,24 +46,20 @@ internal readonly unsafe struct GatedNormStep<TLane>(GatedNormStepSizes sizes) :
             var at = ((long)part * sizes.Groups * width) + ((long)group * width);
             float* x = sizes.Input + at, y = sizes.Output + at, z = sizes.Gate + (part * sizes.GateStride) + ((long)group * width);
             var weight = sizes.Weight == null ? null : sizes.Weight + (group * sizes.WeightStride);
-            if (weight != null && sizes.NormBeforeGate)
+            if (weight == null)
             {
-                Normalise(x, weight, y, Inverse(x, width), width);
-                Gate(y, z, y, width);
-                continue;
+                Gate(x, z, y, width);
             }
-
-            Gate(x, z, y, width);
-            if (weight != null)
+            else if (sizes.NormBeforeGate)
             {
-                Normalise(y, weight, y, Inverse(y, width), width);
+                RootMeanSquareForward<TLane, GateAfterNorm>.Normalise(x, z, weight, y, width, sizes.Epsilon);
+            }
+            else
+            {
+                RootMeanSquareForward<TLane, GateBeforeNorm>.Normalise(x, z, weight, y, width, sizes.Epsilon);
             }
         }
     }
-
-    /// <summary>1 / sqrt(mean(x^2) + eps).</summary>
-    private float Inverse(float* x, int width) =>
-        1 / MathF.Sqrt((LinearStepKernel<TLane, Float32Weights>.Dot(x, (byte*)x, width) / width) + sizes.Epsilon);
 
     private static void Gate(float* x, float* z, float* y, int width)
     {
@@ -71,16 +67,6 @@ internal readonly unsafe struct GatedNormStep<TLane>(GatedNormStepSizes sizes) :
         {
             var gate = LaneMemory.Load<TLane>(z + i, width - i);
             LaneMemory.Store(LaneMemory.Load<TLane>(x + i, width - i) * (gate * LaneMath.Sigmoid(gate)), y + i, width - i);
-        }
-    }
-
-    private static void Normalise(float* x, float* weight, float* y, float inverse, int width)
-    {
-        var factor = TLane.Broadcast(inverse);
-        for (var i = 0; i < width; i += TLane.Count)
-        {
-            var value = LaneMemory.Load<TLane>(x + i, width - i) * factor * LaneMemory.Load<TLane>(weight + i, width - i);
-            LaneMemory.Store(value, y + i, width - i);
         }
     }
 }

@@ -90,15 +90,18 @@ internal readonly unsafe struct RootMeanSquareForward<TLane, TGate>(RootMeanSqua
                     sizes.Input + (row * sizes.InputStride) + group,
                     sizes.Gate + (row * sizes.GateStride) + group,
                     sizes.Weight + group,
-                    sizes.Output + (row * sizes.Width) + group);
+                    sizes.Output + (row * sizes.Width) + group,
+                    sizes.GroupWidth,
+                    sizes.Epsilon);
             }
         }
     }
 
+    /// <summary>Normalises so many channels; y may be x.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private void Normalise(float* x, float* z, float* w, float* y)
+    public static void Normalise(float* x, float* z, float* w, float* y, int width, float epsilon)
     {
-        var (width, lanes) = (sizes.GroupWidth, TLane.Count);
+        var lanes = TLane.Count;
         var u = x;
         float squares;
         if (TGate.BeforeNorm)
@@ -120,7 +123,7 @@ internal readonly unsafe struct RootMeanSquareForward<TLane, TGate>(RootMeanSqua
             squares = LinearStepKernel<TLane, Float32Weights>.Dot(x, (byte*)x, width);
         }
 
-        var scale = TLane.Broadcast(1 / MathF.Sqrt((squares / width) + sizes.Epsilon));
+        var scale = TLane.Broadcast(1 / MathF.Sqrt((squares / width) + epsilon));
         var k = 0;
         for (; k <= width - lanes; k += lanes)
         {
