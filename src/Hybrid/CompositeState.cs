@@ -1,4 +1,5 @@
 using Hybrid.Checkpoints;
+using Hybrid.Kernels;
 using static TorchSharp.torch;
 
 namespace Hybrid;
@@ -7,6 +8,7 @@ namespace Hybrid;
 public class CompositeState : MixerState
 {
     private MixerState[] parts;
+    private StepBuffers? buffers;
 
     /// <param name="batchSize">Number of sequences B.</param>
     /// <param name="parts">One state a layer; the composite takes them over.</param>
@@ -15,6 +17,14 @@ public class CompositeState : MixerState
 
     /// <summary>The states, in the order of the layers.</summary>
     public IReadOnlyList<MixerState> Parts => parts;
+
+    /// <summary>What the layers write into while they decode from this state, ready for the next token.</summary>
+    internal StepBuffers BeginStep()
+    {
+        buffers ??= new StepBuffers();
+        buffers.Begin();
+        return buffers;
+    }
 
     /// <summary>Checks that a state has the parts of a mixer that made it.</summary>
     /// <param name="state">The state; null is none.</param>
@@ -81,6 +91,8 @@ public class CompositeState : MixerState
             {
                 part.Dispose();
             }
+
+            buffers?.Dispose();
         }
 
         base.Dispose(disposing);
@@ -112,6 +124,7 @@ public class CompositeState : MixerState
     {
         var copy = (CompositeState)Rebuild(tensor => tensor, newPositions);
         copy.parts = [.. parts.Select(copyPart)];
+        copy.buffers = null;
         return copy;
     }
 }

@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using static TorchSharp.torch;
 
 namespace Hybrid;
@@ -51,6 +52,9 @@ public sealed record MixerContext
 
     /// <summary>What entered the first layer of the stack [B, T, D], for layers that read it again (Zamba2); null outside a stack.</summary>
     internal Tensor? StackInput { get; init; }
+
+    /// <summary>Where the layers of a stack write while it decodes token by token; null where each call makes its own tensors.</summary>
+    internal StepBuffers? Buffers { get; init; }
 
     /// <summary>The same context for a layer with its own state.</summary>
     /// <param name="state">The layer's state.</param>

@@ -179,7 +179,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         var x = inputProjection?.call(input) ?? input;
         x = position?.Add(x, context) ?? x;
         context = context with { StackInput = x };
-        x = inputNorm?.call(x) ?? x;
+        x = inputNorm is null ? x : RmsNorm.Step(inputNorm, x, context.Buffers);
         var before = x;
         for (var i = 0; i < layers.Count; i++)
         {
@@ -191,7 +191,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         balanceLosses?.ForEach(loss => loss.MoveToOuterDisposeScope());
         streams?.ForEach(stream => stream.MoveToOuterDisposeScope());
         state?.Advance(input.size(1), context.Lengths);
-        x = finalNorm.call(x);
+        x = RmsNorm.Step(finalNorm, x, context.Buffers);
         return (output == BackboneOutput.Last ? LastPositions(x, context) : x).MoveToOuterDisposeScope();
     }
 

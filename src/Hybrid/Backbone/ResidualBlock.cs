@@ -1,3 +1,4 @@
+using Hybrid.Kernels;
 using Hybrid.Layers;
 using Hybrid.Routing;
 using TorchSharp.Modules;
@@ -175,8 +176,11 @@ public sealed class ResidualBlock : SequenceMixer
             return RunAlone(x, context, balanceLosses).MoveToOuterDisposeScope();
         }
 
-        var mixed = Leave(x, mixer.forward(Enter(x, mixerNorm), context), mixerNorm);
-        var output = feedForward is null ? mixed : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm), balanceLosses), feedForwardNorm);
+        var buffers = context.Buffers;
+        var mixed = Leave(x, mixer.forward(Enter(x, mixerNorm, buffers), context), mixerNorm, buffers);
+        var output = feedForward is null
+            ? mixed
+            : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm, buffers), balanceLosses), feedForwardNorm, buffers);
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
     }
 
@@ -185,7 +189,8 @@ public sealed class ResidualBlock : SequenceMixer
     {
         var batch = MixerBatch.Begin(this, x, context, feedForward!.parameters().First().dtype);
         var state = RequireState<PositionState>(context.State, batch.Size);
-        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm), balanceLosses), feedForwardNorm);
+        var buffers = context.Buffers;
+        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm, buffers), balanceLosses), feedForwardNorm, buffers);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(output);
     }
@@ -203,13 +208,24 @@ public sealed class ResidualBlock : SequenceMixer
     }
 
     /// <summary>What a branch gets of the residual stream.</summary>
-    private Tensor Enter(Tensor x, Module<Tensor, Tensor>? norm) => preNorm ? norm?.call(x) ?? x : x;
+    private Tensor Enter(Tensor x, Module<Tensor, Tensor>? norm, StepBuffers? buffers) => preNorm && norm is not null ? RmsNorm.Step(norm, x, buffers) : x;
 
     /// <summary>The residual stream after a branch.</summary>
-    private Tensor Leave(Tensor x, Tensor output, Module<Tensor, Tensor>? norm)
+    private Tensor Leave(Tensor x, Tensor output, Module<Tensor, Tensor>? norm, StepBuffers? buffers)
     {
         output = dropout?.call(output) ?? output;
-        var sum = x + (residualMultiplier == 1 ? output : output * residualMultiplier);
-        return preNorm ? sum : norm?.call(sum) ?? sum;
+        var sum = Sum(x, output, buffers);
+        return preNorm || norm is null ? sum : RmsNorm.Step(norm, sum, buffers);
+    }
+
+    private Tensor Sum(Tensor x, Tensor output, StepBuffers? buffers)
+    {
+        if (buffers?.IsLatest(output) == true)
+        {
+            // The branch's result is read by nobody else, while others may still read x.
+            return (residualMultiplier == 1 ? output : output.mul_(residualMultiplier)).add_(x);
+        }
+
+        return x + (residualMultiplier == 1 ? output : output * residualMultiplier);
     }
 }

@@ -34,7 +34,11 @@ public static partial class KernelDispatcher
     /// <param name="kernel">The kernel.</param>
     /// <param name="selfTest">Compares it with its reference on small inputs; null where they agree, else how they differ.</param>
     /// <param name="reason">Why not, where it does not agree.</param>
-    internal static bool Agrees(string kernel, Func<string?> selfTest, out string reason)
+    internal static bool Agrees(string kernel, Func<string?> selfTest, out string reason) =>
+        Agrees(kernel, selfTest, static test => test(), out reason);
+
+    /// <summary><see cref="Agrees(string, Func{string}, out string)"/> for a test that takes an argument, so that asking makes no closure.</summary>
+    internal static bool Agrees<TArgument>(string kernel, TArgument argument, Func<TArgument, string?> selfTest, out string reason)
     {
         reason = "";
         if (Unchecked)
@@ -42,7 +46,8 @@ public static partial class KernelDispatcher
             return true;
         }
 
-        var difference = SelfTests.GetOrAdd(kernel, static (_, test) => new Lazy<string?>(() => Difference(test)), selfTest).Value;
+        var difference = SelfTests.GetOrAdd(
+            kernel, static (_, asked) => new Lazy<string?>(() => Difference(() => asked.selfTest(asked.argument))), (selfTest, argument)).Value;
         if (difference is null)
         {
             return true;

@@ -95,4 +95,21 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         normal = wide.dtype == dtype ? normal : normal.to_type(dtype);
         return (scale == NormScale.Weight && factor is null ? normal * weight! : normal).MoveToOuterDisposeScope();
     }
+
+    /// <summary>Applies a norm of the stream in a step: into the buffers, where there are some and the norm is one that writes into them.</summary>
+    internal static Tensor Step(nn.Module<Tensor, Tensor> norm, Tensor x, StepBuffers? buffers) =>
+        buffers is not null && norm is RmsNorm { UseFusedKernels: true, scale: NormScale.Weight } plain && plain.Step(x, buffers) is { } y ? y : norm.call(x);
+
+    private Tensor? Step(Tensor x, StepBuffers buffers)
+    {
+        if (x.device_type == DeviceType.CUDA)
+        {
+            // A copy of the weight in float32 would be made anew each time.
+            return weight!.dtype == ScalarType.Float32 && x.is_contiguous() && CudaNorm.For(("x", x), ("weight", weight)) is { } norm
+                ? norm.Forward(new NormTensors(x, null, weight), form, keep: false, buffers.Take(x, x.shape)).Y
+                : null;
+        }
+
+        return x.dtype == ScalarType.Float32 && RootMeanSquare.CanRun(x, weight) ? RootMeanSquare.Apply(x, weight, form, buffers: buffers) : null;
+    }
 }

@@ -287,10 +287,12 @@ public sealed class MambaMixer : SequenceMixer
         }
 
         var limits = (options.DtLimitMin ?? 0, options.DtLimitMax ?? double.PositiveInfinity);
-        using var projected = LinearStep.Apply(inProjection, batch.Input);               // [B, 1, 2E]
-        using var y = MambaStep.Apply(projected, weights, state.Convolution, state.Recurrent, options.Activation == Activation.Silu, limits);
+        using var lease = StepBuffers.For(context);
+        var projected = LinearStep.Apply(inProjection, batch.Input, lease.Buffers);      // [B, 1, 2E]
+        var y = MambaStep.Apply(
+            projected, weights, state.Convolution, state.Recurrent, options.Activation == Activation.Silu, limits, lease.Buffers);
         state.Advance(batch.Length, batch.Lengths);
-        return LinearStep.Apply(outProjection, y);
+        return lease.Result(LinearStep.Apply(outProjection, y, lease.Buffers));
     }
 
     private RmsNorm InnerNorm(long size) =>

@@ -142,7 +142,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     public Tensor NextTokenLogits(Tensor input, MixerContext context)
     {
         using var scope = NewDisposeScope();
-        var hidden = Hidden(input, context);
+        var hidden = Hidden(input, WithBuffers(input, context));
         return Head(LastOfEachRow(hidden, context)).MoveToOuterDisposeScope();
     }
 
@@ -191,6 +191,12 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         return [.. streams.Prepend(embedded).Append(final).Select(stream => stream.MoveToOuterDisposeScope())];
     }
 
+    /// <summary>The context with buffers for the layers, where the call decodes one token a row: what they write into is theirs until the next call.</summary>
+    private static MixerContext WithBuffers(Tensor ids, MixerContext context) =>
+        context is { State: CompositeState state, Lengths: null } && !is_grad_enabled() && ids.Dimensions == 2 && ids.size(1) == 1
+            ? context with { Buffers = state.BeginStep() }
+            : context;
+
     private Tensor Hidden(Tensor ids, MixerContext context, List<Tensor>? balanceLosses = null) =>
         backbone.forward(Embed(ids, context), context, balanceLosses);
 
@@ -210,7 +216,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
                 $"CausalLanguageModel: the sequence would have {total} tokens; max_seq_len is {Options.MaxSeqLen}.", nameof(ids));
         }
 
-        var embedded = embedding.call(ids);
+        var embedded = context.Buffers is { } buffers && EmbeddingStep.Apply(embedding.Weight, ids, buffers) is { } rows ? rows : embedding.call(ids);
         embedded = Options.EmbeddingMultiplier == 1 ? embedded : embedded * Options.EmbeddingMultiplier;
         return dropout?.call(embedded) ?? embedded;
     }

@@ -17,6 +17,9 @@ internal sealed unsafe class CudaDriver
     private readonly delegate* unmanaged<void**, byte*, int> moduleLoadData;
     private readonly delegate* unmanaged<void**, void*, byte*, int> moduleGetFunction;
     private readonly delegate* unmanaged<void*, uint, uint, uint, uint, uint, uint, uint, void*, void**, void**, int> launchKernel;
+    private readonly delegate* unmanaged<void*, uint, uint, uint, uint, uint, uint, uint, void*, void**, int> launchCooperativeKernel;
+    private readonly delegate* unmanaged<void**, nuint, int> memoryAllocate;
+    private readonly delegate* unmanaged<void*, uint, nuint, int> memorySet;
     private readonly delegate* unmanaged<int, byte**, int> errorString;
 
     /// <param name="library">The loaded library.</param>
@@ -32,6 +35,9 @@ internal sealed unsafe class CudaDriver
         moduleLoadData = (delegate* unmanaged<void**, byte*, int>)Export("cuModuleLoadData");
         moduleGetFunction = (delegate* unmanaged<void**, void*, byte*, int>)Export("cuModuleGetFunction");
         launchKernel = (delegate* unmanaged<void*, uint, uint, uint, uint, uint, uint, uint, void*, void**, void**, int>)Export("cuLaunchKernel");
+        launchCooperativeKernel = (delegate* unmanaged<void*, uint, uint, uint, uint, uint, uint, uint, void*, void**, int>)Export("cuLaunchCooperativeKernel");
+        memoryAllocate = (delegate* unmanaged<void**, nuint, int>)Export("cuMemAlloc_v2");
+        memorySet = (delegate* unmanaged<void*, uint, nuint, int>)Export("cuMemsetD32_v2");
         errorString = (delegate* unmanaged<int, byte**, int>)Export("cuGetErrorString");
         Check(((delegate* unmanaged<uint, int>)Export("cuInit"))(0), "cuInit");
 
@@ -109,6 +115,22 @@ internal sealed unsafe class CudaDriver
     {
         var arguments = stackalloc void*[1] { argument };
         Check(launchKernel((void*)function, blocks, 1, 1, threads, 1, 1, 0, null, arguments, null), "cuLaunchKernel");
+    }
+
+    /// <summary>The same for blocks that wait for each other: all of them run at once, or the launch fails.</summary>
+    public void LaunchTogether(nint function, uint blocks, uint threads, void* argument)
+    {
+        var arguments = stackalloc void*[1] { argument };
+        Check(launchCooperativeKernel((void*)function, blocks, 1, 1, threads, 1, 1, 0, null, arguments), "cuLaunchCooperativeKernel");
+    }
+
+    /// <summary>A number of the device's memory that is 0, in the current context, for the life of the process.</summary>
+    public nint AllocateZero()
+    {
+        void* address;
+        Check(memoryAllocate(&address, sizeof(uint)), "cuMemAlloc");
+        Check(memorySet(address, 0, 1), "cuMemsetD32");
+        return (nint)address;
     }
 
     private void Check(int result, string what)

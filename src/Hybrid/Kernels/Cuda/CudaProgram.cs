@@ -1,4 +1,6 @@
+using System.Collections.Concurrent;
 using System.Reflection;
+using System.Runtime.CompilerServices;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -10,6 +12,12 @@ namespace Hybrid.Kernels.Cuda;
 internal sealed record CudaProgram(string File, string Options)
 {
     private const string Prelude = "prelude.cuh";
+    private const int MostDefinitions = 6;
+
+    // A file's definitions have the same names each time, so that their values tell its programs apart. Decoding asks a hundred times a token.
+    private static readonly ConcurrentDictionary<(string File, ScalarType Elements, Values Values), CudaProgram> Known = new();
+
+    private readonly int hash = HashCode.Combine(File, Options);
 
     /// <summary>A program whose tensors have one dtype.</summary>
     /// <param name="file">The file.</param>
@@ -17,20 +25,37 @@ internal sealed record CudaProgram(string File, string Options)
     /// <param name="definitions">Names and values that the file asks for.</param>
     public static CudaProgram Of(string file, ScalarType elements, params ReadOnlySpan<(string Name, long Value)> definitions)
     {
-        var options = $"-DELEMENT={ElementNumber(elements)}";
-        foreach (var (name, value) in definitions)
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(definitions.Length, MostDefinitions);
+        var values = default(Values);
+        for (var i = 0; i < definitions.Length; i++)
         {
-            options += $" -D{name}={value}";
+            values[i] = definitions[i].Value;
         }
 
-        return new CudaProgram(file, options);
+        return Known.TryGetValue((file, elements, values), out var known)
+            ? known
+            : Known.GetOrAdd((file, elements, values), new CudaProgram(file, OptionsOf(elements, definitions)));
     }
+
+    /// <inheritdoc/>
+    public override int GetHashCode() => hash;
 
     /// <summary>True where kernels have elements of a dtype.</summary>
     public static bool Holds(ScalarType dtype) => dtype is ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16;
 
     /// <summary>The prelude and the file, with lines numbered as in each.</summary>
     public string Source() => $"#line 1 \"{Prelude}\"\n{Text(Prelude)}\n#line 1 \"{File}\"\n{Text(File)}";
+
+    private static string OptionsOf(ScalarType elements, ReadOnlySpan<(string Name, long Value)> definitions)
+    {
+        var options = $"-DELEMENT={ElementNumber(elements)}";
+        foreach (var (name, value) in definitions)
+        {
+            options += $" -D{name}={value}";
+        }
+
+        return options;
+    }
 
     private static int ElementNumber(ScalarType dtype) => dtype switch
     {
@@ -46,5 +71,26 @@ internal sealed record CudaProgram(string File, string Options)
             ?? throw new InvalidOperationException($"The assembly has no resource {file}.");
         using var reader = new StreamReader(stream);
         return reader.ReadToEnd();
+    }
+
+    [InlineArray(MostDefinitions)]
+    private struct Values : IEquatable<Values>
+    {
+        private long first;
+
+        public readonly bool Equals(Values other) => ((ReadOnlySpan<long>)this).SequenceEqual(other);
+
+        public override readonly bool Equals(object? other) => other is Values values && Equals(values);
+
+        public override readonly int GetHashCode()
+        {
+            var hash = default(HashCode);
+            foreach (var value in this)
+            {
+                hash.Add(value);
+            }
+
+            return hash.ToHashCode();
+        }
     }
 }

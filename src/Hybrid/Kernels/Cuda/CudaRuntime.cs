@@ -13,11 +13,14 @@ internal sealed unsafe class CudaRuntime
     private static readonly ConcurrentDictionary<int, Lazy<(CudaRuntime? Runtime, string Reason)>> Devices = new();
     private readonly ConcurrentDictionary<CudaProgram, Lazy<nint>> modules = new();
     private readonly ConcurrentDictionary<(CudaProgram Program, string Kernel), nint> functions = new();
+    private readonly ConcurrentDictionary<string, string> names = new();
     private readonly CudaDriver driver;
     private readonly Nvrtc nvrtc;
     private readonly CudaKernelCache cache;
     private readonly nint context;
     private readonly string architecture;
+    private readonly Lazy<nint> barrier;
+    private long launches;
 
     private CudaRuntime(int device, CudaDriver driver, Nvrtc nvrtc, CudaKernelCache cache)
     {
@@ -26,6 +29,11 @@ internal sealed unsafe class CudaRuntime
         architecture = nvrtc.Architecture(
             (10 * driver.Read(CudaDriver.Attribute.CapabilityMajor, device)) + driver.Read(CudaDriver.Attribute.CapabilityMinor, device));
         context = driver.RetainContext(device);
+        barrier = new(() =>
+        {
+            using var current = driver.Use(context);
+            return driver.AllocateZero();
+        });
     }
 
     /// <summary>Number of the device.</summary>
@@ -110,6 +118,26 @@ internal sealed unsafe class CudaRuntime
         }
     }
 
+    /// <summary>Kernels launched so far.</summary>
+    public long Launches => Interlocked.Read(ref launches);
+
+    /// <summary>What <c>grid_barrier</c> of the prelude counts in. Launches of one stream follow each other, so one serves them all.</summary>
+    public nint Barrier => barrier.Value;
+
+    /// <summary>Most blocks of a launch whose blocks wait for each other: two a multiprocessor run at once whatever registers they take.</summary>
+    public long MostBlocksTogether => 2L * Multiprocessors;
+
+    /// <summary>True where a kernel passes its self-test on this device, see <see cref="KernelDispatcher.Agrees"/>.</summary>
+    /// <param name="kernel">Its name.</param>
+    /// <param name="selfTest">Compares it with its reference on this device; null where they agree.</param>
+    /// <param name="reason">Why not.</param>
+    public bool Agrees(string kernel, Func<CudaRuntime, string?> selfTest, out string reason)
+    {
+        // The name is made once: decoding asks for every layer and token.
+        var name = names.GetOrAdd(kernel, static (kernel, device) => $"{kernel} {device}", Device);
+        return KernelDispatcher.Agrees(name, this, selfTest, out reason);
+    }
+
     /// <summary>Puts a kernel on the default stream.</summary>
     /// <param name="program">Where it is.</param>
     /// <param name="kernel">Its name.</param>
@@ -134,6 +162,23 @@ internal sealed unsafe class CudaRuntime
         var function = functions.GetOrAdd((program, kernel), Function);
         var copy = arguments;
         driver.Launch(function, (uint)blocks, BlockThreads, &copy);
+        Interlocked.Increment(ref launches);
+    }
+
+    /// <summary>Puts a kernel whose blocks wait for each other on the default stream.</summary>
+    /// <param name="program">Where it is.</param>
+    /// <param name="kernel">Its name.</param>
+    /// <param name="blocks">Blocks that would have work; at most <see cref="MostBlocksTogether"/> run, so each goes on to the next that has none.</param>
+    /// <param name="arguments">What it gets, as the file declares it.</param>
+    /// <exception cref="CudaException">It does not compile, load or launch.</exception>
+    public void LaunchTogether<TArguments>(CudaProgram program, string kernel, long blocks, in TArguments arguments)
+        where TArguments : unmanaged
+    {
+        using var current = driver.Use(context);
+        var function = functions.GetOrAdd((program, kernel), Function);
+        var copy = arguments;
+        driver.LaunchTogether(function, (uint)Math.Min(blocks, MostBlocksTogether), BlockThreads, &copy);
+        Interlocked.Increment(ref launches);
     }
 
     private static (CudaRuntime? Runtime, string Reason) Find(int device) => Devices.GetOrAdd(device, index => new(() => Start(index))).Value;

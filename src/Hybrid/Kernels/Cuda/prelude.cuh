@@ -8,7 +8,8 @@
 //    static_assert(sizeof(Arguments) == ..._BYTES), where ..._BYTES is the size of the C# struct, given as a compile option.
 // 3. A launch has one dimension: blocks of BLOCK threads (128, so 4 warps), as many as it takes. thread_index() is 64 bits wide, and so is
 //    every offset into a tensor. A thread without work returns, unless a barrier or a sum over lanes follows: then it takes part with zeros,
-//    and whole warps take the same way.
+//    and whole warps take the same way. A kernel that calls grid_barrier is launched together (CudaRuntime.LaunchTogether): each block goes on
+//    to the next work of its kind, block_count() further, until there is none.
 // 4. Neighbouring threads take neighbouring channels, which lie next to each other in memory ([B, T, E]); a warp never spans two rows or two
 //    groups of channels where it adds up over lanes.
 // 5. Tensors hold `element` (float, bfloat16 or float16, by the option ELEMENT); arithmetic, states and sums are float. Read with load(),
@@ -42,6 +43,27 @@ FUNCTION int block_thread() { return (int)threadIdx.x; }
 
 /// Waits for all threads of the block.
 FUNCTION void block_barrier() { __syncthreads(); }
+
+FUNCTION long long block_count() { return gridDim.x; }
+
+/// Waits for all blocks, which the launch must be for; what they wrote before is seen after. counter is CudaRuntime.Barrier: its lower bits
+/// count the blocks and are 0 again when all are there, which turns the top bit over.
+FUNCTION void grid_barrier(unsigned int* counter)
+{
+    block_barrier();
+    if (block_thread() == 0)
+    {
+        __threadfence();
+        const unsigned int before = atomicAdd(counter, block_index() == 0 ? 0x80000001u - gridDim.x : 1u);
+        while (((before ^ *(volatile unsigned int*)counter) & 0x80000000u) == 0)
+        {
+        }
+
+        __threadfence();
+    }
+
+    block_barrier();
+}
 
 /// The value of the lane whose number differs in the bits of mask; all lanes of a warp call it together.
 FUNCTION float lane_exchange(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
@@ -88,6 +110,25 @@ typedef unsigned short element;
 FUNCTION float load(const element* source) { return half_to_float(*source); }
 FUNCTION void store(element* target, float value) { *target = float_to_half(value); }
 #endif
+
+#define CHUNK (16 / (int)sizeof(element))
+
+/// CHUNK neighbouring elements that are read at once, from an address that is a multiple of 16 bytes. As words: elements of 16 bits would
+/// make the compiler read 8 bytes at a time.
+struct alignas(16) Chunk
+{
+    unsigned int words[4];
+
+    METHOD float operator[](int i) const
+    {
+#if ELEMENT == 0
+        return bits_to_float(words[i]);
+#else
+        const element half = (element)(words[i / 2] >> (i % 2 * 16));
+        return load(&half);
+#endif
+    }
+};
 
 /// A tensor [B, T, E] of which the channels are next to each other; no tensor where first is null.
 struct Rows

@@ -7,7 +7,7 @@ namespace Hybrid.Kernels;
 
 /// <summary>
 /// A linear layer <c>y = x W^T + b</c> for decoding: for few rows of x its time is that of reading W once, which a matrix product does not
-/// reach. Float32 and bfloat16 on CPU, while autograd does not record; all else runs as a matrix product.
+/// reach. Float32 and bfloat16 on CPU, float16 too on CUDA, while autograd does not record; all else runs as a matrix product.
 /// </summary>
 public static unsafe class LinearStep
 {
@@ -19,7 +19,8 @@ public static unsafe class LinearStep
     /// <param name="x">[..., K], in the dtype of the weights.</param>
     /// <param name="fused">False for the matrix product whatever the rows.</param>
     /// <returns>[..., O].</returns>
-    public static Tensor Apply(Linear layer, Tensor x, bool fused = true) => fused && Runs(x) && Apply(x, layer.weight, layer.bias) is { } y ? y : layer.call(x);
+    public static Tensor Apply(Linear layer, Tensor x, bool fused = true) =>
+        fused && Runs(x) && Apply(x, layer.weight, layer.bias, null) is { } y ? y : layer.call(x);
 
     /// <summary>Applies weights.</summary>
     /// <param name="x">[..., K].</param>
@@ -27,42 +28,57 @@ public static unsafe class LinearStep
     /// <param name="bias">b [O], or null.</param>
     /// <returns>[..., O].</returns>
     public static Tensor Linear(Tensor x, Tensor weight, Tensor? bias = null) =>
-        Runs(x) && Apply(x, weight, bias) is { } y ? y : nn.functional.linear(x, weight, bias);
+        Runs(x) && Apply(x, weight, bias, null) is { } y ? y : nn.functional.linear(x, weight, bias);
+
+    /// <summary>Applies a layer in a step; its result belongs to the buffers.</summary>
+    internal static Tensor Apply(Linear layer, Tensor x, StepBuffers buffers) =>
+        Runs(x) && Apply(x, layer.weight, layer.bias, buffers) is { } y ? y : buffers.Adopt(layer.call(x));
 
     /// <summary>True where the kernel may run. Only a failed self-test is logged: all else is what it is not made for.</summary>
     private static bool Runs(Tensor x)
     {
-        if (is_grad_enabled() || KernelDispatcher.ReferenceOnly || x.device_type != DeviceType.CPU || x.dtype is not (ScalarType.Float32 or ScalarType.BFloat16))
+        if (is_grad_enabled() || KernelDispatcher.ReferenceOnly)
         {
             return false;
         }
 
-        if (KernelDispatcher.Agrees(nameof(LinearStep), Compare, out var reason))
+        return x.device_type switch
         {
-            return true;
-        }
+            DeviceType.CPU when x.dtype is ScalarType.Float32 or ScalarType.BFloat16 =>
+                KernelDispatcher.Agrees(nameof(LinearStep), static () => Compare(CPU), out var reason) || IsRefused(nameof(LinearStep), reason),
+            DeviceType.CUDA => LinearStepOnCuda.Runs(x),
+            _ => false,
+        };
+    }
 
-        KernelDispatcher.Refused(nameof(LinearStep), reason);
+    /// <summary>Logs why a kernel does not run.</summary>
+    /// <returns>False.</returns>
+    internal static bool IsRefused(string kernel, string reason)
+    {
+        KernelDispatcher.Refused(kernel, reason);
         return false;
     }
 
-    /// <summary>The self-test: both types of weights, with vector tails.</summary>
-    private static string? Compare()
+    /// <summary>The self-test: two types of weights, with vector tails and without.</summary>
+    internal static string? Compare(Device device)
     {
         using var scope = NewDisposeScope();
-        var (x, weight, bias) = (SelfTest.Values(1, 1, 2, 83), SelfTest.Values(2, 1, 7, 83), SelfTest.Values(3, 1, 7));
-        return Difference(ScalarType.Float32, 1e-5) ?? Difference(ScalarType.BFloat16, 1.0 / 128);
+        using var guard = no_grad();
+        return Difference(83, ScalarType.Float32, 1e-5) ?? Difference(83, ScalarType.BFloat16, 1.0 / 128)
+            ?? Difference(96, ScalarType.Float32, 1e-5) ?? Difference(96, ScalarType.BFloat16, 1.0 / 128);
 
-        string? Difference(ScalarType dtype, double tolerance)
+        string? Difference(long width, ScalarType dtype, double tolerance)
         {
-            var (input, matrix, offset) = (x.to_type(dtype), weight.to_type(dtype), bias.to_type(dtype));
+            var (input, matrix, offset) = (Of(1, 2, width), Of(2, 7, width), Of(3, 7));
             var expected = nn.functional.linear(input.to_type(ScalarType.Float64), matrix.to_type(ScalarType.Float64), offset.to_type(ScalarType.Float64));
-            return SelfTest.Compare([expected], [Apply(input, matrix, offset)!], tolerance);
+            return SelfTest.Compare([expected], [Apply(input, matrix, offset, null)!], tolerance);
+
+            Tensor Of(int seed, params long[] shape) => SelfTest.Values(seed, 1, shape).to(device).to_type(dtype);
         }
     }
 
     /// <summary>Null where shapes or dtypes are none for this kernel; the matrix product says what is wrong with them, if anything is.</summary>
-    private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias)
+    private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias, StepBuffers? buffers)
     {
         var shape = x.shape;
         if (shape.Length == 0 || weight.Dimensions != 2)
@@ -82,25 +98,32 @@ public static unsafe class LinearStep
             rows *= size;
         }
 
-        var dtype = x.dtype;
-        if (rows is < 1 or > MaxRows || weight.dtype != dtype || weight.device_type != DeviceType.CPU || !weight.is_contiguous()
-            || (bias is not null && (bias.dtype != dtype || bias.device_type != DeviceType.CPU || bias.dim() != 1 || bias.size(0) != outputs)))
+        var (dtype, device) = (x.dtype, x.device_type);
+        if (rows is < 1 or > MaxRows || weight.dtype != dtype || weight.device_type != device || !weight.is_contiguous()
+            || (bias is not null && (bias.dtype != dtype || bias.device_type != device || bias.dim() != 1 || bias.size(0) != outputs)))
         {
             return null;
         }
 
         shape[^1] = outputs;
+        if (device == DeviceType.CUDA)
+        {
+            return LinearStepOnCuda.Run(x, weight, bias, Output(x, shape, buffers), (int)rows);
+        }
+
         return dtype == ScalarType.Float32
-            ? RunFloat32(x, weight, bias, shape, (int)rows)
-            : RunBFloat16(x, weight, bias, shape, (int)rows);
+            ? RunFloat32(x, weight, bias, Output(x, shape, buffers), (int)rows)
+            : RunBFloat16(x, weight, bias, shape, (int)rows, buffers);
     }
 
-    private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows)
+    private static Tensor Output(Tensor x, long[] shape, StepBuffers? buffers) =>
+        buffers?.Take(x, shape) ?? empty(shape, dtype: x.dtype, device: x.device);
+
+    private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, Tensor y, int rows)
     {
         using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
         using var biasCopy = TensorMemory.CopyUnlessContiguous(bias);
         var (input, offset) = (inputCopy ?? x, biasCopy ?? bias);
-        var y = empty(shape, dtype: ScalarType.Float32);
         Run<Float32Weights>(new LinearStepSizes
         {
             Input = (float*)TensorMemory.Address(input),
@@ -109,14 +132,14 @@ public static unsafe class LinearStep
             Output = (float*)TensorMemory.Address(y),
             Rows = rows,
             Width = (int)weight.size(1),
-            Outputs = (int)shape[^1],
+            Outputs = (int)weight.size(0),
         });
         KeepAlive(input, weight, offset, y);
         return y;
     }
 
     /// <summary>The few rows of x, b and y become float32; W, which is what takes time, is read as it is.</summary>
-    private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows)
+    private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows, StepBuffers? buffers)
     {
         using var scope = NewDisposeScope();
         var input = x.to_type(ScalarType.Float32).contiguous();
@@ -133,7 +156,8 @@ public static unsafe class LinearStep
             Outputs = (int)shape[^1],
         });
         KeepAlive(input, weight, offset, y);
-        return y.to_type(ScalarType.BFloat16).MoveToOuterDisposeScope();
+        var rounded = y.to_type(ScalarType.BFloat16).MoveToOuterDisposeScope();
+        return buffers?.Adopt(rounded) ?? rounded;
     }
 
     /// <summary>The kernel itself, for callers that hold addresses.</summary>

@@ -1,4 +1,5 @@
 using Hybrid.Kernels.Cpu;
+using Hybrid.Kernels.Cuda;
 using Hybrid.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -14,7 +15,20 @@ namespace Hybrid.Kernels;
 /// <param name="DecayLog">A_log [E, N].</param>
 /// <param name="Skip">D [E].</param>
 internal readonly record struct MambaStepWeights(
-    Tensor ConvolutionWeight, Tensor? ConvolutionBias, Tensor PartsWeight, Tensor StepWeight, Tensor StepBias, Tensor DecayLog, Tensor Skip);
+    Tensor ConvolutionWeight, Tensor? ConvolutionBias, Tensor PartsWeight, Tensor StepWeight, Tensor StepBias, Tensor DecayLog, Tensor Skip)
+{
+    /// <summary>Keeps the weights alive up to here, after the last use of their memory.</summary>
+    public void KeepAlive()
+    {
+        GC.KeepAlive(ConvolutionWeight);
+        GC.KeepAlive(ConvolutionBias);
+        GC.KeepAlive(PartsWeight);
+        GC.KeepAlive(StepWeight);
+        GC.KeepAlive(StepBias);
+        GC.KeepAlive(DecayLog);
+        GC.KeepAlive(Skip);
+    }
+}
 
 /// <summary>
 /// One token of a Mamba layer between its two projections, in place on the state: convolution, SiLU, W_x, step sizes, recurrence, skip
@@ -43,7 +57,7 @@ internal static unsafe class MambaStep
     }
 
     /// <summary>The self-test: output, window and state of one step against the convolution and the scan made of tensor operations.</summary>
-    internal static string? Compare(Device device, Func<Tensor, MambaStepWeights, Tensor, Tensor, bool, (double Min, double Max), Tensor> step)
+    internal static string? Compare(Device device, Func<Tensor, MambaStepWeights, Tensor, Tensor, bool, (double Min, double Max), StepBuffers, Tensor> step)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
@@ -61,7 +75,8 @@ internal static unsafe class MambaStep
         var (expected, expectedState) = SelectiveScan.Reference(
             x, nn.functional.linear(parts[0], Wide(weights.StepWeight)), Wide(weights.DecayLog).exp().neg(), parts[1], parts[2], Wide(weights.Skip), halves[1],
             Wide(weights.StepBias), new ScanSteps(true, null, null), Wide(state), null, null);
-        var y = step(projected, weights, window, state, true, (0, double.PositiveInfinity));
+        using var buffers = new StepBuffers();
+        var y = step(projected, weights, window, state, true, (0, double.PositiveInfinity), buffers);
         return SelfTest.Compare([expected, expectedWindow, expectedState], [y, window, state], 1e-4);
 
         Tensor Values(int seed, double scale, params long[] shape) => SelfTest.Values(seed, scale, shape).to(device);
@@ -76,17 +91,19 @@ internal static unsafe class MambaStep
     /// <param name="state">The state h [B, E, N]; advanced.</param>
     /// <param name="silu">True for SiLU after the convolution, false for nothing.</param>
     /// <param name="stepLimits">Smallest and largest step size.</param>
-    /// <returns>y [B, 1, E], in the current dispose scope.</returns>
-    public static Tensor Apply(Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits)
+    /// <param name="buffers">What the result is taken from.</param>
+    /// <returns>y [B, 1, E].</returns>
+    public static Tensor Apply(
+        Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits, StepBuffers buffers)
     {
-        if (MambaStepOnCuda.For(projected) is { } cuda)
+        if (CudaRuntime.Of(projected) is { } runtime)
         {
-            return cuda.Apply(projected, weights, window, state, silu, stepLimits);
+            return MambaStepOnCuda.Apply(runtime, projected, weights, window, state, silu, stepLimits, buffers);
         }
 
         var (batch, channels, stateSize) = ((int)state.size(0), (int)state.size(1), (int)state.size(2));
         var rank = (int)weights.StepWeight.size(1);
-        var y = empty([batch, 1, channels], dtype: ScalarType.Float32);
+        var y = buffers.Take(projected, batch, 1, channels);
         using var scratch = new Scratch(batch * (channels + rank + (2 * stateSize)));
         var convolved = scratch.Take(batch * channels);
         var sizes = new MambaStepSizes
@@ -124,21 +141,10 @@ internal static unsafe class MambaStep
         // Registers hold states of one channel: the widest that N fills, so that none are left over.
         LaneWidth.Run(new Passes(sizes, convolution, Address(weights.PartsWeight)), LaneWidth.Filled(sizes.StateSize));
         GC.KeepAlive(projected);
-        KeepAlive(weights);
+        weights.KeepAlive();
         GC.KeepAlive(window);
         GC.KeepAlive(state);
         return y;
-    }
-
-    private static void KeepAlive(MambaStepWeights weights)
-    {
-        GC.KeepAlive(weights.ConvolutionWeight);
-        GC.KeepAlive(weights.ConvolutionBias);
-        GC.KeepAlive(weights.PartsWeight);
-        GC.KeepAlive(weights.StepWeight);
-        GC.KeepAlive(weights.StepBias);
-        GC.KeepAlive(weights.DecayLog);
-        GC.KeepAlive(weights.Skip);
     }
 
     private static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);

@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using Hybrid.Kernels.Cpu;
 using Hybrid.Kernels.Cuda;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -11,38 +10,39 @@ namespace Hybrid.Kernels;
 internal struct MambaStepArguments
 {
     public nint Projected;
-    public nint Convolved;
-    public nint Parts;
     public nint ConvolutionWeight;
     public nint ConvolutionBias;
+    public nint PartsWeight;
     public nint StepWeight;
     public nint StepBias;
     public nint DecayLog;
     public nint Skip;
     public nint Window;
     public nint State;
+    public nint Convolved;
+    public nint Sums;
     public nint Y;
+    public nint Barrier;
     public long Batch;
     public long Channels;
-    public long Rank;
     public int Silu;
     public float Low;
     public float High;
     public int Unused;
 }
 
-/// <summary>
-/// One token of a Mamba layer on CUDA: the convolution in one kernel, W_x as a matrix product of libtorch (it needs all channels at once),
-/// and everything after it in another kernel.
-/// </summary>
-/// <param name="runtime">The device.</param>
-internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
+/// <summary>Runs the kernel of mamba_step.cu: one token of a Mamba layer between its projections in one launch.</summary>
+internal static unsafe class MambaStepOnCuda
 {
     private const string Kernel = "MambaStep.Cuda";
+    private const long BlockChannels = 128;
+
+    /// <summary>Most numbers of dt, B and C together: a block adds them up in its shared memory.</summary>
+    private const long MostParts = 2048;
 
     /// <summary>
-    /// True where the step can run: everything in the dtype of <paramref name="x"/> but the state, which is float32, and A_log, D and b_dt,
-    /// which may all three be. Otherwise the dispatcher logs why not.
+    /// True where the step can run: everything contiguous and in the dtype of <paramref name="x"/> but the state, which is float32, and A_log,
+    /// D and b_dt, which may all three be. Otherwise the dispatcher logs why not.
     /// </summary>
     public static bool CanRun(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
@@ -50,8 +50,7 @@ internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
             out var runtime, out var reason, ("x", x), ("the convolution's weight", weights.ConvolutionWeight), ("its bias", weights.ConvolutionBias),
             ("W_x", weights.PartsWeight), ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias), ("A_log", weights.DecayLog), ("D", weights.Skip),
             ("the window", window), ("the state", state));
-        if (onCuda && Fits(x, weights, window, state, out reason)
-            && KernelDispatcher.Agrees($"{Kernel} {runtime.Device}", () => MambaStep.Compare(runtime.TorchDevice, new MambaStepOnCuda(runtime).Apply), out reason))
+        if (onCuda && Fits(x, weights, window, state, out reason) && runtime.Agrees(Kernel, Compare, out reason))
         {
             return true;
         }
@@ -60,70 +59,84 @@ internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
         return false;
     }
 
-    /// <summary>The device of a tensor; null where it is not a CUDA device.</summary>
-    public static MambaStepOnCuda? For(Tensor x) =>
-        CudaRuntime.Of(x) is { } runtime ? new MambaStepOnCuda(runtime) : null;
+    private static string? Compare(CudaRuntime runtime) => MambaStep.Compare(
+        runtime.TorchDevice,
+        (projected, weights, window, state, silu, limits, buffers) => Apply(runtime, projected, weights, window, state, silu, limits, buffers));
 
-    /// <summary>True where dtypes and memory are as the kernels have them.</summary>
+    /// <summary>True where dtypes and memory are as the kernel has them.</summary>
     internal static bool Fits(Tensor x, MambaStepWeights weights, Tensor window, Tensor state, out string reason)
     {
-        var dtype = x.dtype;
-        Tensor?[] same = [weights.ConvolutionWeight, weights.ConvolutionBias, weights.PartsWeight, weights.StepWeight, window];
-        ScalarType[] parameters = [weights.StepBias.dtype, weights.DecayLog.dtype, weights.Skip.dtype];
-        reason = (same.Any(tensor => tensor is not null && tensor.dtype != dtype), parameters.Distinct().Count(), parameters[0]) switch
+        var (dtype, parameters) = (x.dtype, weights.Skip.dtype);
+        reason = "";
+        foreach (var tensor in (ReadOnlySpan<Tensor?>)[weights.ConvolutionWeight, weights.ConvolutionBias, weights.PartsWeight, weights.StepWeight, window])
         {
-            (true, _, _) => $"a weight or the window is not {dtype}",
-            (_, not 1, _) => "A_log, D and the step bias differ in dtype",
-            (_, _, var other) when other != dtype && other != ScalarType.Float32 => $"A_log, D and the step bias are {other}",
-            _ when state.dtype != ScalarType.Float32 => $"the state is {state.dtype}",
-            _ when !window.is_contiguous() || !state.is_contiguous() => "the state is not contiguous",
-            _ => "",
-        };
+            if (tensor is not null && (tensor.dtype != dtype || !tensor.is_contiguous()))
+            {
+                reason = $"a weight or the window is not {dtype} in one piece of memory";
+            }
+        }
+
+        foreach (var tensor in (ReadOnlySpan<Tensor>)[weights.StepBias, weights.DecayLog, weights.Skip])
+        {
+            if (tensor.dtype != parameters || (parameters != dtype && parameters != ScalarType.Float32) || !tensor.is_contiguous())
+            {
+                reason = $"A_log, D and the step bias are not all {dtype} or all Float32 in one piece of memory each";
+            }
+        }
+
+        if (state.dtype != ScalarType.Float32 || !state.is_contiguous())
+        {
+            reason = "the state is not Float32 in one piece of memory";
+        }
+
+        var parts = weights.PartsWeight.size(0);
+        if (parts > MostParts)
+        {
+            reason = $"dt, B and C have {parts} numbers; the kernel takes {MostParts}";
+        }
+
         return reason.Length == 0;
     }
 
     /// <summary>Runs the step; see <see cref="MambaStep.Apply"/>.</summary>
-    public Tensor Apply(Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits)
+    public static Tensor Apply(
+        CudaRuntime runtime, Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits,
+        StepBuffers buffers)
     {
-        using var scope = NewDisposeScope();
-        var shape = state.shape;
-        var (batch, channels, n) = (shape[0], shape[1], shape[2]);
-        Tensor?[] inputs =
-        [
-            projected.contiguous(), weights.ConvolutionWeight.contiguous(), weights.ConvolutionBias?.contiguous(), weights.StepWeight.contiguous(),
-            weights.StepBias.contiguous(), weights.DecayLog.contiguous(), weights.Skip.contiguous(),
-        ];
-        var (convolved, y) = (Elements(), Elements());
+        var (batch, channels, n, parts) = (state.size(0), state.size(1), state.size(2), weights.PartsWeight.size(0));
+        var groups = (channels + BlockChannels - 1) / BlockChannels;
+        var (convolved, sums) = (buffers.Take(state, batch, channels), buffers.Take(state, batch, groups, parts));
+        var y = buffers.Take(projected, batch, 1, channels);
         var p = new MambaStepArguments
         {
-            Projected = CudaRows.Address(inputs[0]),
-            Convolved = CudaRows.Address(convolved),
-            ConvolutionWeight = CudaRows.Address(inputs[1]),
-            ConvolutionBias = CudaRows.Address(inputs[2]),
-            StepWeight = CudaRows.Address(inputs[3]),
-            StepBias = CudaRows.Address(inputs[4]),
-            DecayLog = CudaRows.Address(inputs[5]),
-            Skip = CudaRows.Address(inputs[6]),
+            Projected = CudaRows.Address(projected),
+            ConvolutionWeight = CudaRows.Address(weights.ConvolutionWeight),
+            ConvolutionBias = CudaRows.Address(weights.ConvolutionBias),
+            PartsWeight = CudaRows.Address(weights.PartsWeight),
+            StepWeight = CudaRows.Address(weights.StepWeight),
+            StepBias = CudaRows.Address(weights.StepBias),
+            DecayLog = CudaRows.Address(weights.DecayLog),
+            Skip = CudaRows.Address(weights.Skip),
             Window = CudaRows.Address(window),
             State = CudaRows.Address(state),
+            Convolved = CudaRows.Address(convolved),
+            Sums = CudaRows.Address(sums),
             Y = CudaRows.Address(y),
+            Barrier = runtime.Barrier,
             Batch = batch,
             Channels = channels,
-            Rank = weights.StepWeight.size(1),
             Silu = silu ? 1 : 0,
             Low = (float)stepLimits.Min,
             High = (float)stepLimits.Max,
         };
         var program = CudaProgram.Of(
-            "mamba_step.cu", projected.dtype, ("STATES", n), ("TAPS", window.size(1) + 1),
+            "mamba_step.cu", projected.dtype, ("STATES", n), ("TAPS", window.size(1) + 1), ("PARTS", parts),
             ("PARAMETERS", weights.Skip.dtype == ScalarType.Float32 ? 1 : 0), ("STEP_BYTES", sizeof(MambaStepArguments)));
-        runtime.Launch(program, "mamba_convolution_step", batch * channels, p);
-        var parts = nn.functional.linear(convolved, weights.PartsWeight);
-        p.Parts = CudaRows.Address(parts);
-        runtime.Launch(program, "mamba_scan_step", batch * channels, p);
-        TensorMemory.KeepAlive([.. inputs, convolved, parts, window, state, y]);
-        return y.MoveToOuterDisposeScope();
-
-        Tensor Elements() => empty([batch, 1, channels], dtype: projected.dtype, device: projected.device);
+        runtime.LaunchTogether(program, "mamba_step", batch * groups, p);
+        weights.KeepAlive();
+        GC.KeepAlive(projected);
+        GC.KeepAlive(window);
+        GC.KeepAlive(state);
+        return y;
     }
 }

@@ -46,10 +46,14 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
     private const int MostParts = 512;
 
     /// <summary>y, and 1 / sqrt(mean square + eps) of each row where a backward pass will need it.</summary>
-    public (Tensor Y, Tensor? Inverse) Forward(NormTensors tensors, NormForm form, bool keep)
+    /// <param name="tensors">The inputs.</param>
+    /// <param name="form">What is computed.</param>
+    /// <param name="keep">True for the second.</param>
+    /// <param name="target">Receives y; null makes it.</param>
+    public (Tensor Y, Tensor? Inverse) Forward(NormTensors tensors, NormForm form, bool keep, Tensor? target = null)
     {
         var p = Inputs(tensors, form);
-        var y = empty_like(tensors.X);
+        var y = target ?? empty_like(tensors.X);
         var inverse = keep ? empty(p.Rows, dtype: ScalarType.Float32, device: tensors.X.device) : null;
         (p.Y, p.Inverse) = (CudaRows.Address(y), CudaRows.Address(inverse));
         runtime.Launch(Program(tensors, p), "root_mean_square", p.Rows * RowThreads(p), p);

@@ -85,21 +85,23 @@ internal static unsafe class RootMeanSquare
     /// <param name="weight">w [width]; null for ones.</param>
     /// <param name="form">Epsilon, order of the gate, groups.</param>
     /// <param name="gate">z, like <paramref name="x"/>; null without a gate.</param>
-    /// <returns>The shape of <paramref name="x"/>, in the current dispose scope.</returns>
-    public static Tensor Apply(Tensor x, Tensor? weight, NormForm form, Tensor? gate = null)
+    /// <param name="buffers">What the result is taken from in a step; null makes it anew. No gradient is recorded with them.</param>
+    /// <returns>The shape of <paramref name="x"/>, in the current dispose scope where it is new.</returns>
+    public static Tensor Apply(Tensor x, Tensor? weight, NormForm form, Tensor? gate = null, StepBuffers? buffers = null)
     {
         using var inputCopy = StridedRows.CopyUnlessRows(x);
         using var gateCopy = StridedRows.CopyUnlessRows(gate);
         using var weightCopy = weight is null ? ones(x.size(-1)) : TensorMemory.CopyUnlessContiguous(weight);
         var (input, factor, scale) = (inputCopy ?? x, gateCopy ?? gate, weightCopy ?? weight!);
-        return !is_grad_enabled() ? Forward(input, scale, factor, form)
+        return buffers is not null || !is_grad_enabled() ? Forward(input, scale, factor, form, buffers)
             : factor is null ? Normalisation.apply(form, input, scale)
             : Normalisation.apply(form, input, scale, factor);
     }
 
-    private static Tensor Forward(Tensor x, Tensor weight, Tensor? gate, NormForm form)
+    private static Tensor Forward(Tensor x, Tensor weight, Tensor? gate, NormForm form, StepBuffers? buffers = null)
     {
-        var y = empty(x.shape, dtype: ScalarType.Float32);
+        var shape = x.shape;
+        var y = buffers?.Take(x, shape) ?? empty(shape, dtype: ScalarType.Float32);
         var sizes = Sizes(x, weight, gate, form);
         sizes.Output = Address(y);
         switch (form.Gate)

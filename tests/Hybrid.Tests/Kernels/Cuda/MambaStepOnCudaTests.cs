@@ -15,27 +15,36 @@ public class MambaStepOnCudaTests
     private const double Tolerance = 5e-6;
 
     [Fact]
-    public void PassesTheSelfTest() => Assert.Null(MambaStep.Compare(CPU, new MambaStepOnCuda(HostCuda.Runtime()).Apply));
+    public void PassesTheSelfTest() => Assert.Null(MambaStep.Compare(CPU, Kernel()));
 
-    /// <summary>The CPU step has been compared with the composed form; sizes around a warp and a block, without a window, with limits.</summary>
+    /// <summary>
+    /// The CPU step has been compared with the composed form; sizes around a warp and a block, without a window, with limits, and with more work
+    /// than blocks that run at once.
+    /// </summary>
     [Theory]
     [InlineData(1, 8, 16, 1, 4, true, 0, double.PositiveInfinity)]
     [InlineData(3, 129, 5, 7, 3, true, 0.01, 0.05)]
     [InlineData(2, 40, 1, 3, 1, false, 0, 0.02)]
+    [InlineData(5, 300, 16, 19, 4, true, 0, double.PositiveInfinity)]
     public void EqualsTheStepOnCpu(long batch, long channels, long n, long rank, long taps, bool silu, double min, double max)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        var kernel = new MambaStepOnCuda(HostCuda.Runtime());
+        using var buffers = new StepBuffers();
+        var kernel = Kernel();
+        var launches = HostCuda.Runtime().Launches;
         var weights = Weights(channels, n, rank, taps, ScalarType.Float32, ScalarType.Float32);
         var (window, state) = (randn(batch, taps - 1, channels), randn(batch, channels, n));
         var (cpuWindow, cpuState) = (window.clone(), state.clone());
         for (var step = 0; step < Steps; step++)
         {
             var projected = randn(batch, 1, 2 * channels);
-            var expected = MambaStep.Apply(projected, weights, cpuWindow, cpuState, silu, (min, max));
-            TensorAssert.Close(expected, kernel.Apply(projected, weights, window, state, silu, (min, max)), Tolerance, $"y of step {step}");
+            buffers.Begin();
+            var expected = MambaStep.Apply(projected, weights, cpuWindow, cpuState, silu, (min, max), buffers);
+            TensorAssert.Close(expected, kernel(projected, weights, window, state, silu, (min, max), buffers), Tolerance, $"y of step {step}");
         }
+
+        Assert.Equal(launches + Steps, HostCuda.Runtime().Launches);
 
         TensorAssert.Close(cpuState, state, Tolerance, "state");
         Assert.True(cpuWindow.eq(window).all().ToBoolean(), "window");
@@ -50,7 +59,7 @@ public class MambaStepOnCudaTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         const ScalarType dtype = ScalarType.BFloat16;
-        var kernel = new MambaStepOnCuda(HostCuda.Runtime());
+        using var buffers = new StepBuffers();
         var weights = Weights(40, 6, 3, 4, dtype, parameters);
         var wide = new MambaStepWeights(
             Wide(weights.ConvolutionWeight), Wide(weights.ConvolutionBias!), Wide(weights.PartsWeight), Wide(weights.StepWeight), Wide(weights.StepBias),
@@ -58,13 +67,13 @@ public class MambaStepOnCudaTests
         var (projected, window, state) = (randn(2, 1, 80).to_type(dtype), randn(2, 3, 40).to_type(dtype), randn(2, 40, 6));
         var (wideWindow, wideState) = (Wide(window), state.clone());
         Assert.True(MambaStepOnCuda.Fits(projected, weights, window, state, out var reason), reason);
-        var y = kernel.Apply(projected, weights, window, state, true, (0, double.PositiveInfinity));
-        var expected = MambaStep.Apply(Wide(projected), wide, wideWindow, wideState, true, (0, double.PositiveInfinity));
+        var y = Kernel()(projected, weights, window, state, true, (0, double.PositiveInfinity), buffers);
+        var expected = MambaStep.Apply(Wide(projected), wide, wideWindow, wideState, true, (0, double.PositiveInfinity), buffers);
         Assert.Equal(dtype, y.dtype);
 
-        // x, dt, B and C are rounded to 8 bits on their way.
-        TensorAssert.Close(expected, y, 3e-2, "y");
-        TensorAssert.Close(wideState, state, 3e-2, "state");
+        // y is rounded to 8 bits; within the kernel all is float32.
+        TensorAssert.Close(expected, y, 1.0 / 256, "y");
+        TensorAssert.Close(wideState, state, Tolerance, "state");
         TensorAssert.Identical(wideWindow, Wide(window), "window");
     }
 
@@ -75,16 +84,26 @@ public class MambaStepOnCudaTests
         var weights = Weights(8, 2, 1, 4, ScalarType.Float32, ScalarType.Float32);
         var (x, window, state) = (randn(1, 1, 16), randn(1, 3, 8), randn(1, 8, 2));
         Assert.True(MambaStepOnCuda.Fits(x, weights, window, state, out _));
-        Refuses("a weight or the window is not BFloat16", x.to_type(ScalarType.BFloat16), weights, state);
-        Refuses("A_log, D and the step bias differ in dtype", x, weights with { Skip = weights.Skip.to_type(ScalarType.BFloat16) }, state);
-        Refuses("the state is Float64", x, weights, state.to_type(ScalarType.Float64));
-        Refuses("the state is not contiguous", x, weights, randn(1, 2, 8).transpose(1, 2));
+        const string notAlike = "A_log, D and the step bias are not all Float32 or all Float32 in one piece of memory each";
+        Refuses("a weight or the window is not BFloat16 in one piece of memory", x.to_type(ScalarType.BFloat16), weights, state);
+        Refuses("a weight or the window is not Float32 in one piece of memory", x, weights with { StepWeight = randn(3, 8).t() }, state);
+        Refuses(notAlike, x, weights with { Skip = weights.Skip.to_type(ScalarType.BFloat16) }, state);
+        Refuses("the state is not Float32 in one piece of memory", x, weights, state.to_type(ScalarType.Float64));
+        Refuses("the state is not Float32 in one piece of memory", x, weights, randn(1, 2, 8).transpose(1, 2));
+        Refuses("dt, B and C have 2049 numbers; the kernel takes 2048", x, weights with { PartsWeight = randn(2049, 8) }, state);
 
         void Refuses(string expected, Tensor input, MambaStepWeights layer, Tensor recurrent)
         {
             Assert.False(MambaStepOnCuda.Fits(input, layer, window, recurrent, out var reason));
             Assert.Equal(expected, reason);
         }
+    }
+
+    private static Func<Tensor, MambaStepWeights, Tensor, Tensor, bool, (double Min, double Max), StepBuffers, Tensor> Kernel()
+    {
+        var runtime = HostCuda.Runtime();
+        return (projected, weights, window, state, silu, limits, buffers) =>
+            MambaStepOnCuda.Apply(runtime, projected, weights, window, state, silu, limits, buffers);
     }
 
     private static MambaStepWeights Weights(long channels, long n, long rank, long taps, ScalarType dtype, ScalarType parameters)

@@ -11,6 +11,8 @@ struct Index { unsigned x; };
 #define blockIdx (Index { (unsigned)__nvvm_read_ptx_sreg_ctaid_x() })
 #define threadIdx (Index { (unsigned)__nvvm_read_ptx_sreg_tid_x() })
 
+#define gridDim (Index { (unsigned)__nvvm_read_ptx_sreg_nctaid_x() })
+
 extern "C" __device__ float expf(float);
 extern "C" __device__ float exp2f(float);
 extern "C" __device__ float log1pf(float);
@@ -21,3 +23,5 @@ extern "C" __device__ float sqrtf(float);
 __device__ inline float __uint_as_float(unsigned bits) { return __builtin_bit_cast(float, bits); }
 __device__ inline unsigned __float_as_uint(float value) { return __builtin_bit_cast(unsigned, value); }
 __device__ inline float __shfl_xor_sync(unsigned lanes, float value, int mask) { return __nvvm_shfl_sync_bfly_f32(lanes, value, mask, 0x1f); }
+__device__ inline void __threadfence() { __nvvm_membar_gl(); }
+__device__ inline unsigned atomicAdd(unsigned* address, unsigned value) { return (unsigned)__nvvm_atom_add_gen_i((int*)address, (int)value); }

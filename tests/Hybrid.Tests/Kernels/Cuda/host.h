@@ -1,12 +1,17 @@
 // The part of the prelude that differs between devices, for a CPU. The threads of a block are fibers that run one at a time until they end
 // or wait, so barriers and exchanges between lanes mean what they mean on a GPU. Every other block runs its threads in reverse order:
-// what depends on an order that nothing guarantees gives other numbers. A barrier that not all threads reach is an error.
+// what depends on an order that nothing guarantees gives other numbers. A barrier that not all threads reach is an error. Blocks that are
+// launched together run at once, each on a thread of the system.
 #pragma once
 
 #include <cmath>
+#include <condition_variable>
 #include <csetjmp>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
+#include <thread>
 #include <ucontext.h>
 #include <vector>
 
@@ -44,6 +49,46 @@ namespace host
     };
 
     inline thread_local Block block;
+
+    /// Where blocks that run at once wait for each other.
+    struct Grid
+    {
+        std::mutex mutex;
+        std::condition_variable changed;
+        int blocks = 0, arrived = 0, round = 0;
+        const char* problem = nullptr;
+
+        void wait()
+        {
+            std::unique_lock<std::mutex> lock(mutex);
+            const int mine = round;
+            if (++arrived == blocks)
+            {
+                arrived = 0;
+                ++round;
+                changed.notify_all();
+            }
+
+            changed.wait(lock, [&] { return round != mine || problem != nullptr; });
+        }
+
+        /// A block has ended; one that ends in the middle would keep the others waiting.
+        void end(const char* what)
+        {
+            const std::lock_guard<std::mutex> lock(mutex);
+            problem = problem == nullptr ? what : problem;
+            --blocks;
+            if (what == nullptr && blocks > 0 && arrived == blocks)
+            {
+                problem = "a barrier that not all blocks reach";
+            }
+
+            changed.notify_all();
+        }
+    };
+
+    inline thread_local Grid* grid = nullptr;
+    inline thread_local long long blocks_of_launch = 0;
 
     inline void wait(Wait kind)
     {
@@ -148,7 +193,7 @@ namespace host
         }
     }
 
-    inline const char* run(long long blocks, int threads, void (*run)(const void*), const void* arguments)
+    inline void prepare(int threads, void (*run)(const void*), const void* arguments, long long blocks)
     {
         if (static_cast<int>(block.fibers.size()) != threads)
         {
@@ -161,16 +206,28 @@ namespace host
 
         block.run = run;
         block.arguments = arguments;
-        for (block.index = 0; block.index < blocks; ++block.index)
-        {
-            for (Fiber& fiber : block.fibers)
-            {
-                fiber.started = false;
-                fiber.wait = Wait::None;
-                fiber.parity = 0;
-            }
+        blocks_of_launch = blocks;
+    }
 
-            if (const char* problem = run_block(threads))
+    inline const char* run_block(long long index, int threads)
+    {
+        block.index = index;
+        for (Fiber& fiber : block.fibers)
+        {
+            fiber.started = false;
+            fiber.wait = Wait::None;
+            fiber.parity = 0;
+        }
+
+        return run_block(threads);
+    }
+
+    inline const char* run_in_turn(long long blocks, int threads, void (*run)(const void*), const void* arguments)
+    {
+        prepare(threads, run, arguments, blocks);
+        for (long long index = 0; index < blocks; ++index)
+        {
+            if (const char* problem = run_block(index, threads))
             {
                 return problem;
             }
@@ -178,21 +235,64 @@ namespace host
 
         return nullptr;
     }
+
+    inline const char* run_together(long long blocks, int threads, void (*run)(const void*), const void* arguments)
+    {
+        Grid together;
+        together.blocks = static_cast<int>(blocks);
+        std::vector<std::thread> workers;
+        for (long long index = 0; index < blocks; ++index)
+        {
+            workers.emplace_back([&, index]
+            {
+                grid = &together;
+                prepare(threads, run, arguments, blocks);
+                together.end(run_block(index, threads));
+            });
+        }
+
+        for (std::thread& worker : workers)
+        {
+            worker.join();
+        }
+
+        return together.problem;
+    }
 }
 
-// A kernel is exported under its name: it takes the array of parameters of cuLaunchKernel, and returns null or what went wrong.
+// A kernel is exported under its name: it takes the array of parameters of cuLaunchKernel, and whether its blocks run together, and returns null
+// or what went wrong.
 #define KERNEL(name, Arguments)                                                                    \
     static void name##_body(const Arguments& p);                                                   \
-    extern "C" const char* name(void** parameters, long long blocks, int threads)                  \
+    extern "C" const char* name(void** parameters, long long blocks, int threads, bool together)   \
     {                                                                                              \
         const Arguments arguments = *static_cast<const Arguments*>(parameters[0]);                 \
-        return host::run(blocks, threads, [](const void* p) { name##_body(*static_cast<const Arguments*>(p)); }, &arguments); \
+        const auto run = [](const void* p) { name##_body(*static_cast<const Arguments*>(p)); };    \
+        return together ? host::run_together(blocks, threads, run, &arguments) : host::run_in_turn(blocks, threads, run, &arguments); \
     }                                                                                              \
     static void name##_body(const Arguments& p)
 
 FUNCTION long long block_index() { return host::block.index; }
+FUNCTION long long block_count() { return host::blocks_of_launch; }
 FUNCTION int block_thread() { return host::block.current; }
 FUNCTION void block_barrier() { host::wait(host::Wait::Block); }
+
+/// The system's own barrier takes the place of the counter, which must be there and 0 all the same.
+FUNCTION void grid_barrier(unsigned int* counter)
+{
+    block_barrier();
+    if (block_thread() == 0)
+    {
+        if (host::grid == nullptr || *counter != 0)
+        {
+            std::abort();
+        }
+
+        host::grid->wait();
+    }
+
+    block_barrier();
+}
 
 FUNCTION float lane_exchange(float value, int mask)
 {

@@ -1,6 +1,7 @@
 // A CPU that answers to the part of NVRTC and of the CUDA driver that the library calls, so that everything above those two libraries runs
 // in tests where there is no GPU: "compiling" is g++ with host.h, a "cubin" is a shared library, a launch runs all threads. It is strict
 // where a device is: limits of a grid, the stream, a context that must be current. Compile with -DHOST_FOLDER="..." (where host.h is).
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -16,8 +17,9 @@
 
 namespace
 {
-    enum { Success = 0, InvalidValue = 1, NotFound = 500, LaunchFailed = 719, InvalidContext = 201, InvalidImage = 200 };
+    enum { Success = 0, InvalidValue = 1, NotFound = 500, LaunchFailed = 719, TooManyBlocks = 720, InvalidContext = 201, InvalidImage = 200 };
     enum { CompilationFailed = 6 };
+    constexpr int Multiprocessors = 3, BlocksOfMultiprocessor = 2;
     constexpr char Magic[8] = { 'H', 'O', 'S', 'T', 'B', 'I', 'N', '\0' };
 
     struct Program
@@ -99,7 +101,7 @@ EXPORT int nvrtcCompileProgram(void* handle, int count, const char** options)
     }
 
     write(folder + "/" + program.name, program.source.data(), program.source.size());
-    std::string command = "g++ -x c++ -O2 -march=native -shared -fPIC -U_FORTIFY_SOURCE -DHYBRID_HOST -Wall -Wno-unused-function -Wno-unknown-pragmas "
+    std::string command = "g++ -x c++ -O2 -march=native -shared -fPIC -pthread -fno-strict-aliasing -U_FORTIFY_SOURCE -DHYBRID_HOST -Wall -Wno-unused-function -Wno-unknown-pragmas "
         "-I" HOST_FOLDER " -I" + folder;
     for (int i = 0; i < count; ++i)
     {
@@ -181,7 +183,7 @@ EXPORT int cuDeviceGetAttribute(int* value, int attribute, int)
 {
     switch (attribute)
     {
-        case 16: *value = 3; return Success;
+        case 16: *value = Multiprocessors; return Success;
         case 75: *value = 8; return Success;
         case 76: *value = 6; return Success;
         default: return InvalidValue;
@@ -246,28 +248,59 @@ EXPORT int cuModuleGetFunction(void** function, void* module, const char* name)
     return *function == nullptr ? NotFound : Success;
 }
 
+namespace
+{
+    int launch(
+        void* function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** parameters, bool together)
+    {
+        if (contexts.empty())
+        {
+            return InvalidContext;
+        }
+
+        if (x < 1 || x > 0x7fffffffu || y != 1 || z != 1 || bx < 1 || bx > 1024 || by != 1 || bz != 1 || shared != 0 || stream != nullptr)
+        {
+            return InvalidValue;
+        }
+
+        if (together && x > Multiprocessors * BlocksOfMultiprocessor)
+        {
+            return TooManyBlocks;
+        }
+
+        const char* problem = reinterpret_cast<const char* (*)(void**, long long, int, bool)>(function)(parameters, x, static_cast<int>(bx), together);
+        if (problem != nullptr)
+        {
+            failure = problem;
+            return LaunchFailed;
+        }
+
+        return Success;
+    }
+}
+
 EXPORT int cuLaunchKernel(
     void* function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** parameters, void**)
 {
-    if (contexts.empty())
-    {
-        return InvalidContext;
-    }
+    return launch(function, x, y, z, bx, by, bz, shared, stream, parameters, false);
+}
 
-    const bool fits = x >= 1 && x <= 0x7fffffffu && y >= 1 && y <= 65535 && z >= 1 && z <= 65535 && bx >= 1 && bx <= 1024 && by == 1 && bz == 1;
-    if (!fits || y != 1 || z != 1 || shared != 0 || stream != nullptr)
-    {
-        return InvalidValue;
-    }
+EXPORT int cuLaunchCooperativeKernel(
+    void* function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz, unsigned shared, void* stream, void** parameters)
+{
+    return launch(function, x, y, z, bx, by, bz, shared, stream, parameters, true);
+}
 
-    const char* problem = reinterpret_cast<const char* (*)(void**, long long, int)>(function)(parameters, x, static_cast<int>(bx));
-    if (problem != nullptr)
-    {
-        failure = problem;
-        return LaunchFailed;
-    }
+EXPORT int cuMemAlloc_v2(void** address, size_t bytes)
+{
+    *address = std::malloc(bytes);
+    return contexts.empty() ? InvalidContext : Success;
+}
 
-    return Success;
+EXPORT int cuMemsetD32_v2(void* address, unsigned value, size_t count)
+{
+    std::fill_n(static_cast<unsigned*>(address), count, value);
+    return contexts.empty() ? InvalidContext : Success;
 }
 
 EXPORT int cuGetErrorString(int code, const char** text)
@@ -276,6 +309,7 @@ EXPORT int cuGetErrorString(int code, const char** text)
     {
         case InvalidValue: *text = "invalid argument"; break;
         case InvalidContext: *text = "invalid device context"; break;
+        case TooManyBlocks: *text = "too many blocks in cooperative launch"; break;
         case NotFound: *text = "named symbol not found"; break;
         default: *text = failure.c_str(); break;
     }

@@ -1,0 +1,66 @@
+using System.Runtime.InteropServices;
+using Hybrid.Kernels.Cpu;
+using Hybrid.Kernels.Cuda;
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+/// <summary>The struct LinearArguments of linear_step.cu, which says what each field is.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct LinearStepArguments
+{
+    public nint X;
+    public nint Weight;
+    public nint Bias;
+    public nint Y;
+    public long Width;
+    public long Outputs;
+}
+
+/// <summary>Runs the kernel of linear_step.cu.</summary>
+internal static unsafe class LinearStepOnCuda
+{
+    private const string Kernel = "LinearStep.Cuda";
+    private const int WarpThreads = 32;
+    private const int ChunkBytes = 16;
+
+    /// <summary>True where the kernel can run on a tensor's device and dtype. Otherwise the dispatcher logs why not.</summary>
+    public static bool Runs(Tensor x) =>
+        (CudaRuntime.TryGet(out var runtime, out var reason, ("x", x))
+            && runtime.Agrees(Kernel, static runtime => LinearStep.Compare(runtime.TorchDevice), out reason))
+        || LinearStep.IsRefused(Kernel, reason);
+
+    /// <summary>Runs the layer on its device.</summary>
+    /// <param name="x">[..., K].</param>
+    /// <param name="weight">W [O, K], contiguous, of the same device and dtype.</param>
+    /// <param name="bias">b [O], or null.</param>
+    /// <param name="y">Receives the result [..., O].</param>
+    /// <param name="rows">Rows of x.</param>
+    /// <returns><paramref name="y"/>.</returns>
+    public static Tensor Run(Tensor x, Tensor weight, Tensor? bias, Tensor y, int rows) => Run(CudaRuntime.Of(x)!, x, weight, bias, y, rows);
+
+    /// <summary>Runs the layer.</summary>
+    internal static Tensor Run(CudaRuntime runtime, Tensor x, Tensor weight, Tensor? bias, Tensor y, int rows)
+    {
+        using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
+        using var biasCopy = TensorMemory.CopyUnlessContiguous(bias);
+        var (input, offset) = (inputCopy ?? x, biasCopy ?? bias);
+        var p = new LinearStepArguments
+        {
+            X = CudaRows.Address(input),
+            Weight = CudaRows.Address(weight),
+            Bias = CudaRows.Address(offset),
+            Y = CudaRows.Address(y),
+            Width = weight.size(1),
+            Outputs = weight.size(0),
+        };
+        var inChunks = p.Width * weight.element_size() % ChunkBytes == 0 && (p.X | p.Weight) % ChunkBytes == 0;
+        var program = CudaProgram.Of("linear_step.cu", x.dtype, ("ROWS", rows), ("CHUNKS", inChunks ? 1 : 0), ("LINEAR_BYTES", sizeof(LinearStepArguments)));
+        runtime.Launch(program, "linear_step", p.Outputs * WarpThreads, p);
+        GC.KeepAlive(input);
+        GC.KeepAlive(weight);
+        GC.KeepAlive(offset);
+        GC.KeepAlive(y);
+        return y;
+    }
+}

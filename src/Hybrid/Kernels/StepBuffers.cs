@@ -1,0 +1,106 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Hybrid.Kernels;
+
+/// <summary>
+/// The tensors that decoding steps write into, in no dispose scope: the first step makes them, and as every step takes them in the same
+/// order, all later ones find them there. What a step took is valid until the next one begins. A layer without buffers of a stack
+/// makes its own for one call, see <see cref="For"/>.
+/// </summary>
+internal sealed class StepBuffers : IDisposable
+{
+    private readonly List<Buffer> buffers = [];
+    private readonly List<Tensor> adopted = [];
+    private int taken;
+    private Tensor? latest;
+
+    /// <summary>Starts a step: what the step before took is free again.</summary>
+    public void Begin()
+    {
+        adopted.ForEach(tensor => tensor.Dispose());
+        adopted.Clear();
+        (taken, latest) = (0, null);
+    }
+
+    /// <summary>A tensor to write into, with any content.</summary>
+    /// <param name="like">Gives dtype and device.</param>
+    /// <param name="shape">The shape.</param>
+    public Tensor Take(Tensor like, params ReadOnlySpan<long> shape)
+    {
+        if (taken == buffers.Count)
+        {
+            buffers.Add(Buffer.Make(like, shape));
+        }
+        else if (!buffers[taken].Fits(like, shape))
+        {
+            // Another batch size, or a layer that took another way than in the step before.
+            buffers[taken].Tensor.Dispose();
+            buffers[taken] = Buffer.Make(like, shape);
+        }
+
+        return latest = buffers[taken++].Tensor;
+    }
+
+    /// <summary>Takes over a tensor that was made anew, until the next step begins.</summary>
+    public Tensor Adopt(Tensor tensor)
+    {
+        adopted.Add(tensor.DetachFromDisposeScope());
+        return latest = tensor;
+    }
+
+    /// <summary>True for the latest tensor of the step, which nobody else holds: it may be written over.</summary>
+    public bool IsLatest(Tensor tensor) => ReferenceEquals(latest, tensor);
+
+    /// <summary>Frees all tensors.</summary>
+    public void Dispose()
+    {
+        Begin();
+        buffers.ForEach(buffer => buffer.Tensor.Dispose());
+        buffers.Clear();
+    }
+
+    /// <summary>The buffers of a step of one layer: those of the stack, or some for this call alone.</summary>
+    public static Lease For(MixerContext context) => new(context.Buffers ?? new StepBuffers(), context.Buffers is null);
+
+    /// <summary>Buffers that are freed with the call where they were made for it.</summary>
+    public readonly ref struct Lease(StepBuffers buffers, bool isOwn)
+    {
+        /// <summary>The buffers.</summary>
+        public StepBuffers Buffers => buffers;
+
+        /// <summary>The layer's result, which outlives buffers that end with the call: it then belongs to the current dispose scope.</summary>
+        public Tensor Result(Tensor y) => isOwn ? buffers.GiveUp(y) : y;
+
+        public void Dispose()
+        {
+            if (isOwn)
+            {
+                buffers.Dispose();
+            }
+        }
+    }
+
+    private Tensor GiveUp(Tensor tensor)
+    {
+        var removed = buffers.RemoveAll(buffer => ReferenceEquals(buffer.Tensor, tensor)) + adopted.RemoveAll(other => ReferenceEquals(other, tensor));
+        if (removed > 0)
+        {
+            CurrentDisposeScope?.Attach(tensor);
+        }
+
+        return tensor;
+    }
+
+    private readonly record struct Buffer(Tensor Tensor, long[] Shape, ScalarType Type, DeviceType Device, int Index)
+    {
+        public static Buffer Make(Tensor like, ReadOnlySpan<long> shape)
+        {
+            var (sizes, dtype) = (shape.ToArray(), like.dtype);
+            return new Buffer(empty(sizes, dtype: dtype, device: like.device).DetachFromDisposeScope(), sizes, dtype, like.device_type, like.device_index);
+        }
+
+        public bool Fits(Tensor like, ReadOnlySpan<long> shape) =>
+            shape.SequenceEqual(Shape) && like.dtype == Type && like.device_type == Device && like.device_index == Index;
+    }
+}

@@ -1,0 +1,131 @@
+using Hybrid.Kernels;
+using Hybrid.Modeling;
+using Hybrid.Tests.Infrastructure;
+using TorchSharp;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace Hybrid.Tests.Kernels;
+
+public class StepBuffersTests
+{
+    [Fact]
+    public void AStepFindsTheTensorsOfTheOneBefore()
+    {
+        using var scope = NewDisposeScope();
+        using var buffers = new StepBuffers();
+        var like = zeros(1);
+        buffers.Begin();
+        var first = buffers.Take(like, 2, 3);
+        var second = buffers.Take(like, 2, 3);
+        Assert.NotSame(first, second);
+        Assert.True(buffers.IsLatest(second) && !buffers.IsLatest(first));
+        var loose = buffers.Adopt(zeros(4));
+        Assert.True(buffers.IsLatest(loose));
+
+        buffers.Begin();
+        Assert.False(buffers.IsLatest(second));
+        Assert.True(loose.IsInvalid);
+        Assert.Same(first, buffers.Take(like, 2, 3));
+        var other = buffers.Take(like.to_type(ScalarType.BFloat16), 2, 3);
+        Assert.Equal(ScalarType.BFloat16, other.dtype);
+        Assert.True(second.IsInvalid);
+        Assert.Equal([5], buffers.Take(like, 5).shape);
+    }
+
+    [Fact]
+    public void ALayerByItselfGivesUpItsResultOnly()
+    {
+        using var scope = NewDisposeScope();
+        var like = zeros(1);
+        Tensor taken, result;
+        using (var lease = StepBuffers.For(MixerContext.None))
+        {
+            taken = lease.Buffers.Take(like, 3);
+            result = lease.Result(lease.Buffers.Take(taken, 4));
+        }
+
+        Assert.True(taken.IsInvalid);
+        Assert.False(result.IsInvalid);
+        Assert.True(scope.Contains(result));
+    }
+
+    /// <summary>A token makes nothing but its logits and their view, whatever the number of layers; batches of several sizes follow each other.</summary>
+    [Theory]
+    [InlineData(1, true)]
+    [InlineData(3, false)]
+    [InlineData(9, true)]
+    public void ATokenOfAModelMakesFewTensorsAndEqualsTheComposedForm(int batch, bool tied)
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var few = Model(2, tied);
+        using var many = Model(7, tied);
+        if (batch <= 8)
+        {
+            // Above this, products are matrix products.
+            var made = TensorsOfAToken(few, batch);
+            Assert.Equal(made, TensorsOfAToken(many, batch));
+            Assert.InRange(made, 1, 3);
+        }
+
+        using var state = many.CreateState(batch);
+        using var expected = many.CreateState(batch);
+        for (var t = 0; t < 4; t++)
+        {
+            var ids = randint(0, 50, [batch, 1], dtype: ScalarType.Int64);
+            var logits = many.NextTokenLogits(ids, new MixerContext { State = state });
+            using var kernels = new KernelChoice(referenceOnly: true);
+            TensorAssert.Close(many.NextTokenLogits(ids, new MixerContext { State = expected }), logits, 1e-5, $"token {t}");
+        }
+    }
+
+    /// <summary>Copies of a state decode on their own.</summary>
+    [Fact]
+    public void CopiesOfAStateShareNoBuffers()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var model = Model(2, tied: true);
+        using var state = model.CreateState(2);
+        var ids = randint(0, 50, [2, 1], dtype: ScalarType.Int64);
+        model.NextTokenLogits(ids, new MixerContext { State = state });
+        var copy = state.Clone();
+        var expected = model.NextTokenLogits(ids, new MixerContext { State = state });
+        copy.Dispose();
+        using var selected = state.Select([1, 0]);
+        model.NextTokenLogits(ids, new MixerContext { State = selected });
+        Assert.True(model.NextTokenLogits(ids, new MixerContext { State = state }).isfinite().all().ToBoolean());
+        Assert.Equal([2, 50], expected.shape);
+    }
+
+    private static CausalLanguageModel Model(int layers, bool tied)
+    {
+        manual_seed(3);
+        var model = new CausalLanguageModel(new LanguageModelOptions
+        {
+            VocabSize = 50, HiddenSize = 24, NumLayers = layers, Layers = ["mamba"], MaxSeqLen = 100, TieEmbeddings = tied,
+        });
+        model.eval();
+        return model;
+    }
+
+    private static long TensorsOfAToken(CausalLanguageModel model, int batch)
+    {
+        using var state = model.CreateState(batch);
+        using var ids = zeros([batch, 1], dtype: ScalarType.Int64);
+        var context = new MixerContext { State = state };
+        Token();
+        var before = Made();
+        Token();
+        return Made() - before;
+
+        void Token()
+        {
+            using var scope = NewDisposeScope();
+            model.NextTokenLogits(ids, context);
+        }
+
+        static long Made() => DisposeScopeManager.Statistics.CreatedInScopeCount + DisposeScopeManager.Statistics.CreatedOutsideScopeCount;
+    }
+}
