@@ -50,33 +50,24 @@ public class StepBuffersTests
         Assert.True(scope.Contains(result));
     }
 
-    /// <summary>A token makes nothing but its logits and their view, whatever the number of layers; batches of several sizes follow each other.</summary>
+    /// <summary>Few rows go through the kernels for them, more through matrix products, whose results the buffers adopt.</summary>
     [Theory]
     [InlineData(1, true)]
     [InlineData(3, false)]
     [InlineData(9, true)]
-    public void ATokenOfAModelMakesFewTensorsAndEqualsTheComposedForm(int batch, bool tied)
+    public void AModelDecodesAsWithoutThem(int batch, bool tied)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        using var few = Model(2, tied);
-        using var many = Model(7, tied);
-        if (batch <= 8)
-        {
-            // Above this, products are matrix products.
-            var made = TensorsOfAToken(few, batch);
-            Assert.Equal(made, TensorsOfAToken(many, batch));
-            Assert.InRange(made, 1, 3);
-        }
-
-        using var state = many.CreateState(batch);
-        using var expected = many.CreateState(batch);
+        using var model = Model(3, tied);
+        using var state = model.CreateState(batch);
+        using var expected = model.CreateState(batch);
         for (var t = 0; t < 4; t++)
         {
             var ids = randint(0, 50, [batch, 1], dtype: ScalarType.Int64);
-            var logits = many.NextTokenLogits(ids, new MixerContext { State = state });
+            var logits = model.NextTokenLogits(ids, new MixerContext { State = state });
             using var kernels = new KernelChoice(referenceOnly: true);
-            TensorAssert.Close(many.NextTokenLogits(ids, new MixerContext { State = expected }), logits, 1e-5, $"token {t}");
+            TensorAssert.Close(model.NextTokenLogits(ids, new MixerContext { State = expected }), logits, 1e-5, $"token {t}");
         }
     }
 
@@ -108,24 +99,5 @@ public class StepBuffersTests
         });
         model.eval();
         return model;
-    }
-
-    private static long TensorsOfAToken(CausalLanguageModel model, int batch)
-    {
-        using var state = model.CreateState(batch);
-        using var ids = zeros([batch, 1], dtype: ScalarType.Int64);
-        var context = new MixerContext { State = state };
-        Token();
-        var before = Made();
-        Token();
-        return Made() - before;
-
-        void Token()
-        {
-            using var scope = NewDisposeScope();
-            model.NextTokenLogits(ids, context);
-        }
-
-        static long Made() => DisposeScopeManager.Statistics.CreatedInScopeCount + DisposeScopeManager.Statistics.CreatedOutsideScopeCount;
     }
 }
