@@ -57,6 +57,9 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
     /// <summary>False keeps to plain tensor operations. Default true.</summary>
     public bool UseFusedKernels { get; init; } = true;
 
+    /// <summary>The trained weight [width], or null.</summary>
+    internal Parameter? Weight => weight;
+
     /// <summary>Normalises.</summary>
     /// <param name="input">[..., width].</param>
     /// <returns>The same shape and dtype.</returns>

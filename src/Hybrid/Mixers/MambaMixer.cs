@@ -134,6 +134,7 @@ public sealed class MambaMixer : SequenceMixer
     private readonly ScanType scanType;
     private readonly long inner;
     private readonly long rank;
+    private readonly MambaStepForm stepForm;
 
     [ComponentName(Name = "in_proj")]
     private readonly Linear inProjection;
@@ -175,6 +176,9 @@ public sealed class MambaMixer : SequenceMixer
         options.Validate();
         inner = options.ResolveInnerSize(width);
         rank = options.ResolveDtRank(width);
+        stepForm = new MambaStepForm(
+            options.Activation == Activation.Silu, options.DtLimitMin ?? 0, options.DtLimitMax ?? double.PositiveInfinity,
+            options.UseInnerNorms ? options.InnerNormEps : null);
         scanType = options is { ScanType: ScanType.Auto, UseFusedKernels: false } ? ScanType.Associative : options.ScanType;
 
         inProjection = ModuleParameter.Linear(width, 2 * inner, hasBias: options.UseBias);
@@ -272,7 +276,7 @@ public sealed class MambaMixer : SequenceMixer
     private Tensor? Step(Tensor x, MixerContext context)
     {
         if (context.State is null || is_grad_enabled() || x.Dimensions != 3 || x.size(1) != 1 || scanType is not (ScanType.Auto or ScanType.Fused)
-            || options.UseInnerNorms || options.Activation is not (Activation.Silu or Activation.Identity))
+            || options.Activation is not (Activation.Silu or Activation.Identity))
         {
             return null;
         }
@@ -280,17 +284,16 @@ public sealed class MambaMixer : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, inProjection.weight.dtype);
         var state = RequireState<MambaState>(context.State, batch.Size)!;
         var weights = new MambaStepWeights(
-            convolution.Weight, convolution.Bias, xProjection.weight, dtProjection.weight, dtProjection.bias!, decayLog, skip);
+            convolution.Weight, convolution.Bias, xProjection.weight, dtProjection.weight, dtProjection.bias!, decayLog, skip, dtNorm?.Weight,
+            inputNorm?.Weight, outputNorm?.Weight);
         if (!MambaStep.CanRun(x, weights, state.Convolution, state.Recurrent))
         {
             return null;
         }
 
-        var limits = (options.DtLimitMin ?? 0, options.DtLimitMax ?? double.PositiveInfinity);
         using var lease = StepBuffers.For(context);
         var projected = LinearStep.Apply(inProjection, batch.Input, lease.Buffers);      // [B, 1, 2E]
-        var y = MambaStep.Apply(
-            projected, weights, state.Convolution, state.Recurrent, options.Activation == Activation.Silu, limits, lease.Buffers);
+        var y = MambaStep.Apply(projected, weights, state.Convolution, state.Recurrent, stepForm, lease.Buffers);
         state.Advance(batch.Length, batch.Lengths);
         return lease.Result(LinearStep.Apply(outProjection, y, lease.Buffers));
     }

@@ -20,6 +20,8 @@ public class MambaStepTests : LayerStepTests
         { 1, 24, new MambaOptions { DState = 33, DtRank = 20, Activation = Activation.Identity } },
         { 2, 24, new MambaOptions { DState = 16, DtLimitMin = 0.01, DtLimitMax = 0.05 } },
         { 2, 24, new MambaOptions { DState = 16, DtLimitMax = 0.02 } },
+        { 2, 24, new MambaOptions { UseInnerNorms = true } },
+        { 1, 40, new MambaOptions { DState = 5, UseInnerNorms = true, UseInnerNormWeights = false, InnerNormEps = 0.1 } },
     };
 
     protected override string Name => "mamba";

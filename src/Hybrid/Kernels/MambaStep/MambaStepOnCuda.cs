@@ -17,6 +17,9 @@ internal struct MambaStepArguments
     public nint StepBias;
     public nint DecayLog;
     public nint Skip;
+    public nint StepNorm;
+    public nint InputNorm;
+    public nint OutputNorm;
     public nint Window;
     public nint State;
     public nint Convolved;
@@ -28,7 +31,7 @@ internal struct MambaStepArguments
     public int Silu;
     public float Low;
     public float High;
-    public int Unused;
+    public float NormEpsilon;
 }
 
 /// <summary>Runs the kernel of mamba_step.cu: one token of a Mamba layer between its projections in one launch.</summary>
@@ -42,14 +45,15 @@ internal static unsafe class MambaStepOnCuda
 
     /// <summary>
     /// True where the step can run: everything contiguous and in the dtype of <paramref name="x"/> but the state, which is float32, and A_log,
-    /// D and b_dt, which may all three be. Otherwise the dispatcher logs why not.
+    /// D, b_dt and the norms of dt, B and C, which may all be. Otherwise the dispatcher logs why not.
     /// </summary>
     public static bool CanRun(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
         var onCuda = CudaRuntime.TryGet(
             out var runtime, out var reason, ("x", x), ("the convolution's weight", weights.ConvolutionWeight), ("its bias", weights.ConvolutionBias),
             ("W_x", weights.PartsWeight), ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias), ("A_log", weights.DecayLog), ("D", weights.Skip),
-            ("the window", window), ("the state", state));
+            ("the norm of dt", weights.StepNorm), ("the norm of B", weights.InputNorm), ("the norm of C", weights.OutputNorm), ("the window", window),
+            ("the state", state));
         if (onCuda && Fits(x, weights, window, state, out reason) && runtime.Agrees(Kernel, Compare, out reason))
         {
             return true;
@@ -60,8 +64,7 @@ internal static unsafe class MambaStepOnCuda
     }
 
     private static string? Compare(CudaRuntime runtime) => MambaStep.Compare(
-        runtime.TorchDevice,
-        (projected, weights, window, state, silu, limits, buffers) => Apply(runtime, projected, weights, window, state, silu, limits, buffers));
+        runtime.TorchDevice, (projected, weights, window, state, form, buffers) => Apply(runtime, projected, weights, window, state, form, buffers));
 
     /// <summary>True where dtypes and memory are as the kernel has them.</summary>
     internal static bool Fits(Tensor x, MambaStepWeights weights, Tensor window, Tensor state, out string reason)
@@ -76,11 +79,12 @@ internal static unsafe class MambaStepOnCuda
             }
         }
 
-        foreach (var tensor in (ReadOnlySpan<Tensor>)[weights.StepBias, weights.DecayLog, weights.Skip])
+        foreach (var tensor in (ReadOnlySpan<Tensor?>)
+            [weights.StepBias, weights.DecayLog, weights.Skip, weights.StepNorm, weights.InputNorm, weights.OutputNorm])
         {
-            if (tensor.dtype != parameters || (parameters != dtype && parameters != ScalarType.Float32) || !tensor.is_contiguous())
+            if (tensor is not null && (tensor.dtype != parameters || (parameters != dtype && parameters != ScalarType.Float32) || !tensor.is_contiguous()))
             {
-                reason = $"A_log, D and the step bias are not all {dtype} or all Float32 in one piece of memory each";
+                reason = $"A_log, D, the step bias and norms are not all {dtype} or all Float32 in one piece of memory each";
             }
         }
 
@@ -100,8 +104,7 @@ internal static unsafe class MambaStepOnCuda
 
     /// <summary>Runs the step; see <see cref="MambaStep.Apply"/>.</summary>
     public static Tensor Apply(
-        CudaRuntime runtime, Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, bool silu, (double Min, double Max) stepLimits,
-        StepBuffers buffers)
+        CudaRuntime runtime, Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, MambaStepForm form, StepBuffers buffers)
     {
         var (batch, channels, n, parts) = (state.size(0), state.size(1), state.size(2), weights.PartsWeight.size(0));
         var groups = (channels + BlockChannels - 1) / BlockChannels;
@@ -117,6 +120,9 @@ internal static unsafe class MambaStepOnCuda
             StepBias = CudaRows.Address(weights.StepBias),
             DecayLog = CudaRows.Address(weights.DecayLog),
             Skip = CudaRows.Address(weights.Skip),
+            StepNorm = CudaRows.Address(weights.StepNorm),
+            InputNorm = CudaRows.Address(weights.InputNorm),
+            OutputNorm = CudaRows.Address(weights.OutputNorm),
             Window = CudaRows.Address(window),
             State = CudaRows.Address(state),
             Convolved = CudaRows.Address(convolved),
@@ -125,9 +131,10 @@ internal static unsafe class MambaStepOnCuda
             Barrier = runtime.Barrier,
             Batch = batch,
             Channels = channels,
-            Silu = silu ? 1 : 0,
-            Low = (float)stepLimits.Min,
-            High = (float)stepLimits.Max,
+            Silu = form.Silu ? 1 : 0,
+            Low = (float)form.StepMin,
+            High = (float)form.StepMax,
+            NormEpsilon = (float)(form.NormEpsilon ?? -1),
         };
         var program = CudaProgram.Of(
             "mamba_step.cu", projected.dtype, ("STATES", n), ("TAPS", window.size(1) + 1), ("PARTS", parts),

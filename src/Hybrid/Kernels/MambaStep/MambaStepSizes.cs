@@ -15,6 +15,12 @@ internal unsafe struct MambaStepSizes
     public float StepMin;
     public float StepMax;
 
+    /// <summary>Epsilon of the norms of dt, B and C, or null, and their weights [R], [N], [N], each null for ones.</summary>
+    public float? NormEpsilon;
+    public float* StepNorm;
+    public float* InputNorm;
+    public float* OutputNorm;
+
     /// <summary>[x; z] before the convolution: [B, 2E].</summary>
     public float* Projected;
 
@@ -47,5 +53,37 @@ internal unsafe struct MambaStepSizes
     {
         var first = part % Groups * GroupChannels;
         return (part / Groups, first, Math.Min(GroupChannels, Channels - first));
+    }
+
+    /// <summary>Applies the norms of dt, B and C to each row, where there are any.</summary>
+    public readonly void NormaliseParts()
+    {
+        if (NormEpsilon is not { } epsilon)
+        {
+            return;
+        }
+
+        for (var row = 0; row < Batch; row++)
+        {
+            var dt = Parts + ((long)row * PartWidth);
+            Normalise(dt, Rank, StepNorm, epsilon);
+            Normalise(dt + Rank, StateSize, InputNorm, epsilon);
+            Normalise(dt + Rank + StateSize, StateSize, OutputNorm, epsilon);
+        }
+    }
+
+    private static void Normalise(float* values, int count, float* weight, float epsilon)
+    {
+        var sum = 0.0;
+        for (var i = 0; i < count; i++)
+        {
+            sum += values[i] * values[i];
+        }
+
+        var inverse = (float)(1 / Math.Sqrt((sum / count) + epsilon));
+        for (var i = 0; i < count; i++)
+        {
+            values[i] *= weight == null ? inverse : inverse * weight[i];
+        }
     }
 }

@@ -1,8 +1,8 @@
 // One token of a Mamba layer between its projections, in place on the state: convolution and activation; dt, B and C as W_x of all channels;
 // step sizes, recurrence, skip and gate. A block takes 128 channels of a row, adds up what these contribute to dt, B and C, and waits for
 // the other blocks, so that W_x is read once and the layer is one launch. It is launched together.
-// Options: STATES (N), TAPS (W), PARTS (R + 2N), PARAMETERS (0: decay_log, skip and step_bias are elements, 1: they are float), ELEMENT,
-// STEP_BYTES.
+// Options: STATES (N), TAPS (W), PARTS (R + 2N), PARAMETERS (0: decay_log, skip, step_bias and norms are elements, 1: they are float),
+// ELEMENT, STEP_BYTES.
 
 #if PARAMETERS == 1
 typedef float parameter;
@@ -23,6 +23,9 @@ struct StepArguments
     parameter* step_bias;                 // b_dt [E]
     parameter* decay_log;                 // A_log [E, N]
     parameter* skip;                      // D [E]
+    parameter* step_norm;                 // weights of the norms of dt [R], B [N] and C [N], each or null
+    parameter* input_norm;
+    parameter* output_norm;
     element* window;                      // the state: the W - 1 inputs before [B, W - 1, E], oldest first, moved up by one
     float* state;                         // and h [B, E, N], advanced
     float* convolved;                     // x after the convolution: [B, E]
@@ -32,7 +35,7 @@ struct StepArguments
     long long batch, channels;
     int silu;                             // 1 for SiLU after the convolution, 0 for nothing
     float low, high;                      // limits of the step size
-    int unused;
+    float norm_epsilon;                   // negative: no norms
 };
 
 static_assert(sizeof(StepArguments) == STEP_BYTES, "StepArguments differs from its C# counterpart");
@@ -100,6 +103,22 @@ FUNCTION void contribute(const StepArguments& p, long long channel, float x, flo
     }
 }
 
+/// The RMS norm of one part of a row; all threads of the block take part.
+FUNCTION void normalise(float* values, int count, const parameter* weight, float epsilon)
+{
+    float sum = 0.0f;
+    for (int i = block_thread(); i < count; i += BLOCK)
+    {
+        sum = fmaf(values[i], values[i], sum);
+    }
+
+    const float inverse = 1.0f / sqrtf(block_sum(sum) / (float)count + epsilon);
+    for (int i = block_thread(); i < count; i += BLOCK)
+    {
+        values[i] *= weight == nullptr ? inverse : inverse * load(weight + i);
+    }
+}
+
 /// y of a channel, from dt, B and C of its row.
 FUNCTION float advance(const StepArguments& p, long long row, long long channel, const float* parts)
 {
@@ -156,6 +175,14 @@ KERNEL(mamba_step, StepArguments)
         }
 
         block_barrier();
+        if (p.norm_epsilon >= 0.0f)
+        {
+            normalise(parts, RANK, p.step_norm, p.norm_epsilon);
+            normalise(parts + RANK, STATES, p.input_norm, p.norm_epsilon);
+            normalise(parts + RANK + STATES, STATES, p.output_norm, p.norm_epsilon);
+            block_barrier();
+        }
+
         if (channel < p.channels)
         {
             store(p.y + row * p.channels + channel, advance(p, row, channel, parts));

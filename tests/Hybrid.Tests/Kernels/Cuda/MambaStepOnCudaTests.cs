@@ -14,6 +14,8 @@ public class MambaStepOnCudaTests
     // Four steps of sums of up to 40 products each, in float32.
     private const double Tolerance = 5e-6;
 
+    private static readonly MambaStepForm Plain = new(true, 0, double.PositiveInfinity, null);
+
     [Fact]
     public void PassesTheSelfTest() => Assert.Null(MambaStep.Compare(CPU, Kernel()));
 
@@ -22,16 +24,17 @@ public class MambaStepOnCudaTests
     /// than blocks that run at once.
     /// </summary>
     [Theory]
-    [InlineData(1, 8, 16, 1, 4, true, 0, double.PositiveInfinity)]
-    [InlineData(3, 129, 5, 7, 3, true, 0.01, 0.05)]
-    [InlineData(2, 40, 1, 3, 1, false, 0, 0.02)]
-    [InlineData(5, 300, 16, 19, 4, true, 0, double.PositiveInfinity)]
-    public void EqualsTheStepOnCpu(long batch, long channels, long n, long rank, long taps, bool silu, double min, double max)
+    [InlineData(1, 8, 16, 1, 4, true, 0, double.PositiveInfinity, null)]
+    [InlineData(3, 129, 5, 7, 3, true, 0.01, 0.05, 1e-6)]
+    [InlineData(2, 40, 1, 3, 1, false, 0, 0.02, null)]
+    [InlineData(5, 300, 16, 19, 4, true, 0, double.PositiveInfinity, 0.1)]
+    public void EqualsTheStepOnCpu(long batch, long channels, long n, long rank, long taps, bool silu, double min, double max, double? epsilon)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var buffers = new StepBuffers();
         var kernel = Kernel();
+        var form = new MambaStepForm(silu, min, max, epsilon);
         var launches = HostCuda.Runtime().Launches;
         var weights = Weights(channels, n, rank, taps, ScalarType.Float32, ScalarType.Float32);
         var (window, state) = (randn(batch, taps - 1, channels), randn(batch, channels, n));
@@ -40,8 +43,8 @@ public class MambaStepOnCudaTests
         {
             var projected = randn(batch, 1, 2 * channels);
             buffers.Begin();
-            var expected = MambaStep.Apply(projected, weights, cpuWindow, cpuState, silu, (min, max), buffers);
-            TensorAssert.Close(expected, kernel(projected, weights, window, state, silu, (min, max), buffers), Tolerance, $"y of step {step}");
+            var expected = MambaStep.Apply(projected, weights, cpuWindow, cpuState, form, buffers);
+            TensorAssert.Close(expected, kernel(projected, weights, window, state, form, buffers), Tolerance, $"y of step {step}");
         }
 
         Assert.Equal(launches + Steps, HostCuda.Runtime().Launches);
@@ -67,8 +70,8 @@ public class MambaStepOnCudaTests
         var (projected, window, state) = (randn(2, 1, 80).to_type(dtype), randn(2, 3, 40).to_type(dtype), randn(2, 40, 6));
         var (wideWindow, wideState) = (Wide(window), state.clone());
         Assert.True(MambaStepOnCuda.Fits(projected, weights, window, state, out var reason), reason);
-        var y = Kernel()(projected, weights, window, state, true, (0, double.PositiveInfinity), buffers);
-        var expected = MambaStep.Apply(Wide(projected), wide, wideWindow, wideState, true, (0, double.PositiveInfinity), buffers);
+        var y = Kernel()(projected, weights, window, state, Plain, buffers);
+        var expected = MambaStep.Apply(Wide(projected), wide, wideWindow, wideState, Plain, buffers);
         Assert.Equal(dtype, y.dtype);
 
         // y is rounded to 8 bits; within the kernel all is float32.
@@ -84,7 +87,7 @@ public class MambaStepOnCudaTests
         var weights = Weights(8, 2, 1, 4, ScalarType.Float32, ScalarType.Float32);
         var (x, window, state) = (randn(1, 1, 16), randn(1, 3, 8), randn(1, 8, 2));
         Assert.True(MambaStepOnCuda.Fits(x, weights, window, state, out _));
-        const string notAlike = "A_log, D and the step bias are not all Float32 or all Float32 in one piece of memory each";
+        const string notAlike = "A_log, D, the step bias and norms are not all Float32 or all Float32 in one piece of memory each";
         Refuses("a weight or the window is not BFloat16 in one piece of memory", x.to_type(ScalarType.BFloat16), weights, state);
         Refuses("a weight or the window is not Float32 in one piece of memory", x, weights with { StepWeight = randn(3, 8).t() }, state);
         Refuses(notAlike, x, weights with { Skip = weights.Skip.to_type(ScalarType.BFloat16) }, state);
@@ -99,11 +102,10 @@ public class MambaStepOnCudaTests
         }
     }
 
-    private static Func<Tensor, MambaStepWeights, Tensor, Tensor, bool, (double Min, double Max), StepBuffers, Tensor> Kernel()
+    private static RunMambaStep Kernel()
     {
         var runtime = HostCuda.Runtime();
-        return (projected, weights, window, state, silu, limits, buffers) =>
-            MambaStepOnCuda.Apply(runtime, projected, weights, window, state, silu, limits, buffers);
+        return (projected, weights, window, state, form, buffers) => MambaStepOnCuda.Apply(runtime, projected, weights, window, state, form, buffers);
     }
 
     private static MambaStepWeights Weights(long channels, long n, long rank, long taps, ScalarType dtype, ScalarType parameters)
@@ -111,7 +113,7 @@ public class MambaStepOnCudaTests
         manual_seed(7);
         return new MambaStepWeights(
             Of(dtype, channels, 1, taps), Of(dtype, channels), Of(dtype, rank + (2 * n), channels), Of(dtype, channels, rank), Of(parameters, channels),
-            Of(parameters, channels, n), Of(parameters, channels));
+            Of(parameters, channels, n), Of(parameters, channels), null, Of(parameters, n), Of(parameters, n));
 
         static Tensor Of(ScalarType type, params long[] shape) => (randn(shape) * 0.5).to_type(type);
     }
