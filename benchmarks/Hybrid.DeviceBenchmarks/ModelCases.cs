@@ -1,4 +1,5 @@
 using System.Globalization;
+using Hybrid.Kernels.Cuda;
 using Hybrid.Mixers;
 using Hybrid.Modeling;
 using Hybrid.Training;
@@ -32,7 +33,7 @@ internal static class ModelCases
             $"training step, {Shape(model)}, B {batch}, T {time}", settings, milliseconds, TokensPerSecond(batch * time, milliseconds), memory.PeakMib);
     }
 
-    /// <summary>One token after another, the likeliest each time, for one sequence and for many.</summary>
+    /// <summary>One token after another, the likeliest each time, for one sequence and for many; and what a token launches and makes.</summary>
     public static IEnumerable<Row> Decode(Settings settings)
     {
         var memory = new DeviceMemory(settings.Device);
@@ -51,10 +52,21 @@ internal static class ModelCases
                 next.Dispose();
                 next = token;
             });
+            var (launches, tensors) = Count(() => model.NextTokenLogits(next, new MixerContext { State = state }).Dispose());
             next.Dispose();
             yield return new Row(
-                $"a token of {batch} sequences, {Shape(model)}", settings, milliseconds, TokensPerSecond(batch, milliseconds), memory.PeakMib);
+                $"a token of {batch} sequences, {Shape(model)}", settings, milliseconds,
+                $"{TokensPerSecond(batch, milliseconds)}, {launches} launches of the library, {tensors} tensors", memory.PeakMib);
         }
+    }
+
+    /// <summary>Kernels of the library that a call launches, and tensors that it makes.</summary>
+    private static (long Launches, long Tensors) Count(Action call)
+    {
+        var statistics = DisposeScopeManager.Statistics.TensorStatistics;
+        var (launches, tensors) = (CudaRuntime.AllLaunches, statistics.CreatedInScopeCount + statistics.CreatedOutsideScopeCount);
+        call();
+        return (CudaRuntime.AllLaunches - launches, statistics.CreatedInScopeCount + statistics.CreatedOutsideScopeCount - tensors);
     }
 
     private static Tensor Next(CausalLanguageModel model, Tensor ids, MixerState state) =>

@@ -180,7 +180,7 @@ public sealed class ResidualBlock : SequenceMixer
         var mixed = Leave(x, mixer.forward(Enter(x, mixerNorm, buffers), context), mixerNorm, buffers);
         var output = feedForward is null
             ? mixed
-            : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm, buffers), balanceLosses), feedForwardNorm, buffers);
+            : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm, buffers), balanceLosses, buffers), feedForwardNorm, buffers);
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
     }
 
@@ -190,13 +190,18 @@ public sealed class ResidualBlock : SequenceMixer
         var batch = MixerBatch.Begin(this, x, context, feedForward!.parameters().First().dtype);
         var state = RequireState<PositionState>(context.State, batch.Size);
         var buffers = context.Buffers;
-        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm, buffers), balanceLosses), feedForwardNorm, buffers);
+        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm, buffers), balanceLosses, buffers), feedForwardNorm, buffers);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(output);
     }
 
-    private Tensor RunFeedForward(Tensor input, ICollection<Tensor>? balanceLosses)
+    private Tensor RunFeedForward(Tensor input, ICollection<Tensor>? balanceLosses, StepBuffers? buffers)
     {
+        if (buffers is not null && feedForward is FeedForward dense)
+        {
+            return dense.Step(input, buffers);
+        }
+
         if (balanceLosses is null || Experts is null)
         {
             return feedForward!.call(input);

@@ -118,6 +118,33 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
         return (options.OutputMultiplier == 1 ? output : output * options.OutputMultiplier).MoveToOuterDisposeScope();
     }
 
+    /// <summary>The same in a step, in place on the buffers, to which the result belongs.</summary>
+    internal Tensor Step(Tensor input, StepBuffers buffers)
+    {
+        var inner = LinearStep.Apply(up, input, buffers);
+        if (gate is not null)
+        {
+            var factor = LinearStep.Apply(gate, input, buffers);
+            if (options.GateMultiplier != 1)
+            {
+                factor.mul_(options.GateMultiplier);
+            }
+
+            inner.mul_(options.Kind == FeedForwardKind.GegluTanh ? factor.gelu_(GELU.Approximate.tanh) : factor.silu_());
+        }
+        else if (options.Kind == FeedForwardKind.Gelu)
+        {
+            inner.gelu_();
+        }
+        else
+        {
+            inner.relu_().mul_(inner);
+        }
+
+        var output = LinearStep.Apply(down, inner, buffers);
+        return options.OutputMultiplier == 1 ? output : output.mul_(options.OutputMultiplier);
+    }
+
     private Tensor Gate(Tensor input) =>
         options.GateMultiplier == 1 ? LinearStep.Apply(gate!, input) : LinearStep.Apply(gate!, input) * options.GateMultiplier;
 }

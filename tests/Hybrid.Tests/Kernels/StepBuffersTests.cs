@@ -1,4 +1,5 @@
 using Hybrid.Kernels;
+using Hybrid.Layers;
 using Hybrid.Modeling;
 using Hybrid.Tests.Infrastructure;
 using TorchSharp;
@@ -52,14 +53,16 @@ public class StepBuffersTests
 
     /// <summary>Few rows go through the kernels for them, more through matrix products, whose results the buffers adopt.</summary>
     [Theory]
-    [InlineData(1, true)]
-    [InlineData(3, false)]
-    [InlineData(9, true)]
-    public void AModelDecodesAsWithoutThem(int batch, bool tied)
+    [InlineData(1, true, null)]
+    [InlineData(3, false, FeedForwardKind.Swiglu)]
+    [InlineData(9, true, FeedForwardKind.Gelu)]
+    [InlineData(1, true, FeedForwardKind.GegluTanh)]
+    [InlineData(2, true, FeedForwardKind.SquaredRelu)]
+    public void AModelDecodesAsWithoutThem(int batch, bool tied, FeedForwardKind? feedForward)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        using var model = Model(3, tied);
+        using var model = Model(3, tied, feedForward);
         using var state = model.CreateState(batch);
         using var expected = model.CreateState(batch);
         for (var t = 0; t < 4; t++)
@@ -90,12 +93,16 @@ public class StepBuffersTests
         Assert.Equal([2, 50], expected.shape);
     }
 
-    private static CausalLanguageModel Model(int layers, bool tied)
+    private static CausalLanguageModel Model(int layers, bool tied, FeedForwardKind? feedForward = null)
     {
         manual_seed(3);
         var model = new CausalLanguageModel(new LanguageModelOptions
         {
             VocabSize = 50, HiddenSize = 24, NumLayers = layers, Layers = ["mamba"], MaxSeqLen = 100, TieEmbeddings = tied,
+            ResidualMultiplier = 0.7,
+            FeedForward = feedForward is { } kind
+                ? new FeedForwardOptions { Kind = kind, GateMultiplier = kind is FeedForwardKind.Swiglu or FeedForwardKind.GegluTanh ? 1.5 : 1, OutputMultiplier = 0.5 }
+                : null,
         });
         model.eval();
         return model;

@@ -15,10 +15,12 @@ public class DecodingGarbageTests
     /// <summary>Shapes of tensors as arrays, the block's dispose scope with its table, and the layer's context.</summary>
     private const long BytesOfALayer = 1000;
 
-    [Fact]
-    public void AMambaLayerMakesNoTensorAndLittleGarbage()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AMambaLayerMakesNoTensorAndLittleGarbage(bool feedForward)
     {
-        var (shallow, deep) = (Measure(2), Measure(10));
+        var (shallow, deep) = (Measure(2, feedForward), Measure(10, feedForward));
         Assert.Equal(TensorsOfAToken, shallow.Tensors);
         Assert.Equal(TensorsOfAToken, deep.Tensors);
         Assert.InRange((deep.Bytes - shallow.Bytes) / 8, 1, BytesOfALayer);
@@ -27,7 +29,7 @@ public class DecodingGarbageTests
     [Fact]
     public void ATokenTakesNoMoreAfterManyOthers()
     {
-        using var model = new Decoder(3);
+        using var model = new Decoder(3, false);
         var early = model.Measure();
         for (var token = 0; token < 200; token++)
         {
@@ -37,9 +39,9 @@ public class DecodingGarbageTests
         Assert.Equal(early, model.Measure());
     }
 
-    private static (long Tensors, long Bytes) Measure(int layers)
+    private static (long Tensors, long Bytes) Measure(int layers, bool feedForward)
     {
-        using var model = new Decoder(layers);
+        using var model = new Decoder(layers, feedForward);
         return model.Measure();
     }
 
@@ -52,9 +54,12 @@ public class DecodingGarbageTests
         private readonly MixerContext context;
         private readonly Tensor token = tensor(new long[] { 3 }).view(1, 1);
 
-        public Decoder(int layers)
+        public Decoder(int layers, bool feedForward)
         {
-            model = new CausalLanguageModel(new LanguageModelOptions { VocabSize = 11, HiddenSize = 16, NumLayers = layers, Layers = ["mamba"] });
+            model = new CausalLanguageModel(new LanguageModelOptions
+            {
+                VocabSize = 11, HiddenSize = 16, NumLayers = layers, Layers = ["mamba"], FeedForward = feedForward ? new() : null,
+            });
             model.eval();
             state = model.CreateState(1);
             context = new MixerContext { State = state };

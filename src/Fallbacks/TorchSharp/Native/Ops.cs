@@ -112,6 +112,7 @@ internal static class Ops
     public static readonly Op ge_Scalar = "ge.Scalar";
     public static readonly Op ge_Tensor = "ge.Tensor";
     public static readonly Op gelu = "gelu";
+    public static readonly Op gelu_ = "gelu_";
     public static readonly Op gt_Scalar = "gt.Scalar";
     public static readonly Op gt_Tensor = "gt.Tensor";
     public static readonly Op imag = "imag";

@@ -59,6 +59,8 @@ public static partial class torch
         public Tensor relu_() => Ops.relu_.Update(this);
         public Tensor gelu() => Ops.gelu.Call(this);
         public Tensor gelu(Modules.GELU.Approximate approximate) => Ops.gelu.Call(this, approximate.ToString());
+        public Tensor gelu_() => Ops.gelu_.Update(this);
+        public Tensor gelu_(Modules.GELU.Approximate approximate) => Ops.gelu_.Update(this, approximate.ToString());
         public Tensor silu() => Ops.silu.Call(this);
         public Tensor silu_() => Ops.silu_.Update(this);
         public Tensor softplus(double beta = 1.0, double threshold = 20.0) => Ops.softplus.Call(this, beta, threshold);

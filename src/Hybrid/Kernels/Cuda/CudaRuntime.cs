@@ -121,6 +121,9 @@ internal sealed unsafe class CudaRuntime
     /// <summary>Kernels launched so far.</summary>
     public long Launches => Interlocked.Read(ref launches);
 
+    /// <summary>Kernels launched so far on all devices of the process.</summary>
+    public static long AllLaunches => Devices.Values.Sum(device => device.Value.Runtime?.Launches ?? 0);
+
     /// <summary>What <c>grid_barrier</c> of the prelude counts in. Launches of one stream follow each other, so one serves them all.</summary>
     public nint Barrier => barrier.Value;
 

@@ -41,7 +41,7 @@ internal static unsafe class MambaStepOnCuda
     private const long BlockChannels = 128;
 
     /// <summary>Most numbers of dt, B and C together: a block adds them up in its shared memory.</summary>
-    private const long MostParts = 2048;
+    private const long MostParts = 1024;
 
     /// <summary>
     /// True where the step can run: everything contiguous and in the dtype of <paramref name="x"/> but the state, which is float32, and A_log,

@@ -1,6 +1,7 @@
 using Hybrid.Kernels;
 using Hybrid.Kernels.Cuda;
 using Hybrid.Mixers;
+using Hybrid.Modeling;
 using Hybrid.Tests.Infrastructure;
 using Hybrid.Tests.Layers;
 using TorchSharp;
@@ -77,6 +78,66 @@ public class CudaDeviceTests
             var steps = Enumerable.Range(0, 5).Select(t => mixer.forward(x.narrow(1, t, 1), new MixerContext { State = state })).ToList();
             using var kernels = new KernelChoice(referenceOnly: true);
             TensorAssert.Close(mixer.call(x).cpu(), cat(steps, 1).cpu(), Tolerance, $"outputs of {options}");
+        }
+    }
+
+    /// <summary>A Mamba stack decodes as on the CPU, with four launches a layer, one each for embedding, last norm and head, and two tensors.</summary>
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    public void AModelDecodesAsOnTheCpu(int batch)
+    {
+        const int layers = 3;
+        var runtime = Runtime();
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        manual_seed(5);
+        using var model = new CausalLanguageModel(new LanguageModelOptions
+        {
+            VocabSize = 100, HiddenSize = 72, NumLayers = layers, Layers = ["mamba"], MaxSeqLen = 100,
+        });
+        model.eval();
+        var ids = randint(0, 100, [batch, 6], dtype: ScalarType.Int64);
+        var expected = Decode(ids);
+        model.to(CUDA);
+        var actual = Decode(ids.to(CUDA));
+        foreach (var (t, (wanted, got)) in expected.Zip(actual).Index())
+        {
+            TensorAssert.Close(wanted, got.cpu(), Tolerance, $"token {t}");
+        }
+
+        List<Tensor> Decode(Tensor tokens)
+        {
+            using var state = model.CreateState(batch);
+            var logits = new List<Tensor>();
+            for (var t = 0; t < tokens.size(1); t++)
+            {
+                var launches = runtime.Launches;
+                logits.Add(model.NextTokenLogits(tokens.narrow(1, t, 1).contiguous(), new MixerContext { State = state }));
+                if (t > 0 && tokens.device_type == DeviceType.CUDA)
+                {
+                    Assert.Equal((4 * layers) + 3, runtime.Launches - launches);
+                }
+            }
+
+            return logits;
+        }
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float32, 2e-6)]
+    [InlineData(ScalarType.BFloat16, 1.0 / 256)]
+    [InlineData(ScalarType.Float16, 1.0 / 2048)]
+    public void MatrixVectorProductsEqualTheMatrixProduct(ScalarType dtype, double tolerance)
+    {
+        Runtime();
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        foreach (var (rows, width, outputs) in new[] { (1, 7, 130), (1, 768, 3072), (2, 1000, 33), (8, 264, 17) })
+        {
+            var (x, weight) = (Values.Normal(1, rows, width).to_type(dtype), Values.Normal(2, outputs, width).to_type(dtype));
+            var y = LinearStep.Linear(x.to(CUDA), weight.to(CUDA));
+            TensorAssert.Close(nn.functional.linear(x.@double(), weight.@double()), y.cpu(), tolerance, $"{rows} x {width} x {outputs}");
         }
     }
 
