@@ -6,6 +6,17 @@ namespace Hybrid;
 /// <summary>A mixer that normalises its own input; a residual block around it has no norm for it.</summary>
 internal interface INormalisingMixer;
 
+/// <summary>A mixer whose decoding step ends in a matrix-vector product that can add the residual stream.</summary>
+internal interface IResidualStep
+{
+    /// <summary>Mixes one token a sequence.</summary>
+    /// <param name="x">Input [B, 1, D].</param>
+    /// <param name="context">With a state.</param>
+    /// <param name="residual">Added to the output, or null.</param>
+    /// <returns>Output [B, 1, D]; null, with the state as it was, where the step cannot run and <c>forward</c> has to.</returns>
+    Tensor? Step(Tensor x, MixerContext context, Tensor? residual);
+}
+
 /// <summary>
 /// A causal sequence layer: <c>[B, T, D] -> [B, T, D]</c>, where <c>y[:, t]</c> depends only on <c>x[:, ..t]</c> and the state.
 /// Mamba, attention, the router between them and every layer that a user adds derive from this class; backbones and language models

@@ -176,11 +176,8 @@ public sealed class ResidualBlock : SequenceMixer
             return RunAlone(x, context, balanceLosses).MoveToOuterDisposeScope();
         }
 
-        var buffers = context.Buffers;
-        var mixed = Leave(x, mixer.forward(Enter(x, mixerNorm, buffers), context), mixerNorm, buffers);
-        var output = feedForward is null
-            ? mixed
-            : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm, buffers), balanceLosses, buffers), feedForwardNorm, buffers);
+        var output = RunMixer(mixer, x, context);
+        output = feedForward is null ? output : RunFeedForward(output, context.Buffers, balanceLosses);
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
     }
 
@@ -189,28 +186,43 @@ public sealed class ResidualBlock : SequenceMixer
     {
         var batch = MixerBatch.Begin(this, x, context, feedForward!.parameters().First().dtype);
         var state = RequireState<PositionState>(context.State, batch.Size);
-        var buffers = context.Buffers;
-        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm, buffers), balanceLosses, buffers), feedForwardNorm, buffers);
+        var output = RunFeedForward(batch.Input, context.Buffers, balanceLosses);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(output);
     }
 
-    private Tensor RunFeedForward(Tensor input, ICollection<Tensor>? balanceLosses, StepBuffers? buffers)
+    /// <summary>The stream after the mixer's branch.</summary>
+    private Tensor RunMixer(SequenceMixer layer, Tensor x, MixerContext context)
     {
+        var entering = Enter(x, mixerNorm, context.Buffers);
+        return AddsInside(context.Buffers) && layer is IResidualStep step && step.Step(entering, context, x) is { } sum
+            ? Normalise(sum, mixerNorm, context.Buffers)
+            : Leave(x, layer.forward(entering, context), mixerNorm, context.Buffers);
+    }
+
+    /// <summary>The stream after the feed-forward branch.</summary>
+    private Tensor RunFeedForward(Tensor x, StepBuffers? buffers, ICollection<Tensor>? balanceLosses)
+    {
+        var entering = Enter(x, feedForwardNorm, buffers);
         if (buffers is not null && feedForward is FeedForward dense)
         {
-            return dense.Step(input, buffers);
+            return AddsInside(buffers)
+                ? Normalise(dense.Step(entering, buffers, x), feedForwardNorm, buffers)
+                : Leave(x, dense.Step(entering, buffers, residual: null), feedForwardNorm, buffers);
         }
 
         if (balanceLosses is null || Experts is null)
         {
-            return feedForward!.call(input);
+            return Leave(x, feedForward!.call(entering), feedForwardNorm, buffers);
         }
 
-        var (output, loss) = Experts.ForwardWithBalanceLoss(input);
+        var (output, loss) = Experts.ForwardWithBalanceLoss(entering);
         balanceLosses.Add(loss.MoveToOuterDisposeScope());
-        return output;
+        return Leave(x, output, feedForwardNorm, buffers);
     }
+
+    /// <summary>True in a step whose branches are added to the stream as they are, which their last product can do itself.</summary>
+    private bool AddsInside(StepBuffers? buffers) => buffers is not null && residualMultiplier == 1 && (dropout is null || !dropout.training);
 
     /// <summary>What a branch gets of the residual stream.</summary>
     private Tensor Enter(Tensor x, Module<Tensor, Tensor>? norm, StepBuffers? buffers) => preNorm && norm is not null ? RmsNorm.Step(norm, x, buffers) : x;
@@ -219,18 +231,10 @@ public sealed class ResidualBlock : SequenceMixer
     private Tensor Leave(Tensor x, Tensor output, Module<Tensor, Tensor>? norm, StepBuffers? buffers)
     {
         output = dropout?.call(output) ?? output;
-        var sum = Sum(x, output, buffers);
-        return preNorm || norm is null ? sum : RmsNorm.Step(norm, sum, buffers);
+        return Normalise(x + (residualMultiplier == 1 ? output : output * residualMultiplier), norm, buffers);
     }
 
-    private Tensor Sum(Tensor x, Tensor output, StepBuffers? buffers)
-    {
-        if (buffers?.IsLatest(output) == true)
-        {
-            // The branch's result is read by nobody else, while others may still read x.
-            return (residualMultiplier == 1 ? output : output.mul_(residualMultiplier)).add_(x);
-        }
-
-        return x + (residualMultiplier == 1 ? output : output * residualMultiplier);
-    }
+    /// <summary>The stream behind the norm, where that comes after the sum.</summary>
+    private Tensor Normalise(Tensor sum, Module<Tensor, Tensor>? norm, StepBuffers? buffers) =>
+        preNorm || norm is null ? sum : RmsNorm.Step(norm, sum, buffers);
 }

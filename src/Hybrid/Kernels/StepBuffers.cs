@@ -13,14 +13,13 @@ internal sealed class StepBuffers : IDisposable
     private readonly List<Buffer> buffers = [];
     private readonly List<Tensor> adopted = [];
     private int taken;
-    private Tensor? latest;
 
     /// <summary>Starts a step: what the step before took is free again.</summary>
     public void Begin()
     {
         adopted.ForEach(tensor => tensor.Dispose());
         adopted.Clear();
-        (taken, latest) = (0, null);
+        taken = 0;
     }
 
     /// <summary>A tensor to write into, with any content.</summary>
@@ -39,18 +38,15 @@ internal sealed class StepBuffers : IDisposable
             buffers[taken] = Buffer.Make(like, shape);
         }
 
-        return latest = buffers[taken++].Tensor;
+        return buffers[taken++].Tensor;
     }
 
     /// <summary>Takes over a tensor that was made anew, until the next step begins.</summary>
     public Tensor Adopt(Tensor tensor)
     {
         adopted.Add(tensor.DetachFromDisposeScope());
-        return latest = tensor;
+        return tensor;
     }
-
-    /// <summary>True for the latest tensor of the step, which nobody else holds: it may be written over.</summary>
-    public bool IsLatest(Tensor tensor) => ReferenceEquals(latest, tensor);
 
     /// <summary>Frees all tensors.</summary>
     public void Dispose()

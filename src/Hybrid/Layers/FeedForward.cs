@@ -118,8 +118,8 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
         return (options.OutputMultiplier == 1 ? output : output * options.OutputMultiplier).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The same in a step, in place on the buffers, to which the result belongs.</summary>
-    internal Tensor Step(Tensor input, StepBuffers buffers)
+    /// <summary>The same in a step, in place on the buffers, to which the result belongs; <paramref name="residual"/> is added, if there is one.</summary>
+    internal Tensor Step(Tensor input, StepBuffers buffers, Tensor? residual)
     {
         var inner = LinearStep.Apply(up, input, buffers);
         if (gate is not null)
@@ -141,8 +141,13 @@ public sealed class FeedForward : nn.Module<Tensor, Tensor>
             inner.relu_().mul_(inner);
         }
 
-        var output = LinearStep.Apply(down, inner, buffers);
-        return options.OutputMultiplier == 1 ? output : output.mul_(options.OutputMultiplier);
+        if (options.OutputMultiplier == 1)
+        {
+            return LinearStep.Apply(down, inner, buffers, residual);
+        }
+
+        var output = LinearStep.Apply(down, inner, buffers).mul_(options.OutputMultiplier);
+        return residual is null ? output : output.add_(residual);
     }
 
     private Tensor Gate(Tensor input) =>

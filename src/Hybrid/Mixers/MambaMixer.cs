@@ -128,7 +128,7 @@ public sealed class MambaState : MixerState
 /// <c>[x; z] = W_in u</c>; <c>x = act(conv(x))</c>; <c>[dt; B; C] = W_x x</c>; <c>delta = softplus(W_dt dt + b_dt)</c>;
 /// <c>A = -exp(A_log)</c>; selective scan with skip D and gate z; <c>W_out</c>. Parameter names are those of mamba_ssm checkpoints.
 /// </summary>
-public sealed class MambaMixer : SequenceMixer
+public sealed class MambaMixer : SequenceMixer, IResidualStep
 {
     private readonly MambaOptions options;
     private readonly ScanType scanType;
@@ -223,7 +223,7 @@ public sealed class MambaMixer : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context) => Step(x, context) ?? Mix(x, context);
+    public override Tensor forward(Tensor x, MixerContext context) => ((IResidualStep)this).Step(x, context, null) ?? Mix(x, context);
 
     private Tensor Mix(Tensor x, MixerContext context)
     {
@@ -273,7 +273,7 @@ public sealed class MambaMixer : SequenceMixer
     /// One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run. A token has no
     /// padding, so nothing is made that would need a dispose scope: one costs more than the tensors here.
     /// </summary>
-    private Tensor? Step(Tensor x, MixerContext context)
+    Tensor? IResidualStep.Step(Tensor x, MixerContext context, Tensor? residual)
     {
         if (context.State is null || is_grad_enabled() || x.Dimensions != 3 || x.size(1) != 1 || scanType is not (ScanType.Auto or ScanType.Fused)
             || options.Activation is not (Activation.Silu or Activation.Identity))
@@ -295,7 +295,7 @@ public sealed class MambaMixer : SequenceMixer
         var projected = LinearStep.Apply(inProjection, batch.Input, lease.Buffers);      // [B, 1, 2E]
         var y = MambaStep.Apply(projected, weights, state.Convolution, state.Recurrent, stepForm, lease.Buffers);
         state.Advance(batch.Length, batch.Lengths);
-        return lease.Result(LinearStep.Apply(outProjection, y, lease.Buffers));
+        return lease.Result(LinearStep.Apply(outProjection, y, lease.Buffers, residual));
     }
 
     private RmsNorm InnerNorm(long size) =>

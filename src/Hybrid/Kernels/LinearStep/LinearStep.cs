@@ -20,7 +20,7 @@ public static unsafe class LinearStep
     /// <param name="fused">False for the matrix product whatever the rows.</param>
     /// <returns>[..., O].</returns>
     public static Tensor Apply(Linear layer, Tensor x, bool fused = true) =>
-        fused && Runs(x) && Apply(x, layer.weight, layer.bias, null) is { } y ? y : layer.call(x);
+        fused && Runs(x) && Apply(x, layer.weight, layer.bias, null, null) is { } y ? y : layer.call(x);
 
     /// <summary>Applies weights.</summary>
     /// <param name="x">[..., K].</param>
@@ -28,11 +28,25 @@ public static unsafe class LinearStep
     /// <param name="bias">b [O], or null.</param>
     /// <returns>[..., O].</returns>
     public static Tensor Linear(Tensor x, Tensor weight, Tensor? bias = null) =>
-        Runs(x) && Apply(x, weight, bias, null) is { } y ? y : nn.functional.linear(x, weight, bias);
+        Runs(x) && Apply(x, weight, bias, null, null) is { } y ? y : nn.functional.linear(x, weight, bias);
 
     /// <summary>Applies a layer in a step; its result belongs to the buffers.</summary>
-    internal static Tensor Apply(Linear layer, Tensor x, StepBuffers buffers) =>
-        Runs(x) && Apply(x, layer.weight, layer.bias, buffers) is { } y ? y : buffers.Adopt(layer.call(x));
+    /// <param name="layer">W and b.</param>
+    /// <param name="x">[..., K].</param>
+    /// <param name="buffers">Of the step.</param>
+    /// <param name="residual">Added to the result [..., O]; null adds nothing.</param>
+    /// <returns>[..., O].</returns>
+    internal static Tensor Apply(Linear layer, Tensor x, StepBuffers buffers, Tensor? residual = null)
+    {
+        if (Runs(x) && (residual is null || (residual.is_contiguous() && residual.dtype == x.dtype))
+            && Apply(x, layer.weight, layer.bias, residual, buffers) is { } y)
+        {
+            return y;
+        }
+
+        var product = buffers.Adopt(layer.call(x));
+        return residual is null ? product : product.add_(residual);
+    }
 
     /// <summary>True where the kernel may run. Only a failed self-test is logged: all else is what it is not made for.</summary>
     private static bool Runs(Tensor x)
@@ -69,16 +83,17 @@ public static unsafe class LinearStep
 
         string? Difference(long width, ScalarType dtype, double tolerance)
         {
-            var (input, matrix, offset) = (Of(1, 2, width), Of(2, 7, width), Of(3, 7));
-            var expected = nn.functional.linear(input.to_type(ScalarType.Float64), matrix.to_type(ScalarType.Float64), offset.to_type(ScalarType.Float64));
-            return SelfTest.Compare([expected], [Apply(input, matrix, offset, null)!], tolerance);
+            var (input, matrix, offset, sum) = (Of(1, 2, width), Of(2, 7, width), Of(3, 7), Of(4, 2, 7));
+            var product = nn.functional.linear(input.to_type(ScalarType.Float64), matrix.to_type(ScalarType.Float64), offset.to_type(ScalarType.Float64));
+            var expected = product + sum.to_type(ScalarType.Float64);
+            return SelfTest.Compare([expected], [Apply(input, matrix, offset, sum, null)!], tolerance);
 
             Tensor Of(int seed, params long[] shape) => SelfTest.Values(seed, 1, shape).to(device).to_type(dtype);
         }
     }
 
     /// <summary>Null where shapes or dtypes are none for this kernel; the matrix product says what is wrong with them, if anything is.</summary>
-    private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias, StepBuffers? buffers)
+    private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, StepBuffers? buffers)
     {
         var shape = x.shape;
         if (shape.Length == 0 || weight.Dimensions != 2)
@@ -108,18 +123,18 @@ public static unsafe class LinearStep
         shape[^1] = outputs;
         if (device == DeviceType.CUDA)
         {
-            return LinearStepOnCuda.Run(x, weight, bias, Output(x, shape, buffers), (int)rows);
+            return LinearStepOnCuda.Run(x, weight, bias, residual, Output(x, shape, buffers), (int)rows);
         }
 
         return dtype == ScalarType.Float32
-            ? RunFloat32(x, weight, bias, Output(x, shape, buffers), (int)rows)
-            : RunBFloat16(x, weight, bias, shape, (int)rows, buffers);
+            ? RunFloat32(x, weight, bias, residual, Output(x, shape, buffers), (int)rows)
+            : RunBFloat16(x, weight, bias, residual, shape, (int)rows, buffers);
     }
 
     private static Tensor Output(Tensor x, long[] shape, StepBuffers? buffers) =>
         buffers?.Take(x, shape) ?? empty(shape, dtype: x.dtype, device: x.device);
 
-    private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, Tensor y, int rows)
+    private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor y, int rows)
     {
         using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
         using var biasCopy = TensorMemory.CopyUnlessContiguous(bias);
@@ -128,34 +143,36 @@ public static unsafe class LinearStep
         {
             Input = (float*)TensorMemory.Address(input),
             Weights = TensorMemory.Address(weight),
-            Bias = offset is null ? null : (float*)TensorMemory.Address(offset),
+            Bias = Address(offset),
+            Residual = Address(residual),
             Output = (float*)TensorMemory.Address(y),
             Rows = rows,
             Width = (int)weight.size(1),
             Outputs = (int)weight.size(0),
         });
-        KeepAlive(input, weight, offset, y);
+        KeepAlive(input, weight, offset, residual, y);
         return y;
     }
 
-    /// <summary>The few rows of x, b and y become float32; W, which is what takes time, is read as it is.</summary>
-    private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, long[] shape, int rows, StepBuffers? buffers)
+    /// <summary>The few rows of x, b, the residual and y become float32; W, which is what takes time, is read as it is.</summary>
+    private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, long[] shape, int rows, StepBuffers? buffers)
     {
         using var scope = NewDisposeScope();
         var input = x.to_type(ScalarType.Float32).contiguous();
-        var offset = bias?.to_type(ScalarType.Float32).contiguous();
+        var (offset, sum) = (bias?.to_type(ScalarType.Float32).contiguous(), residual?.to_type(ScalarType.Float32));
         var y = empty(shape, dtype: ScalarType.Float32);
         Run<BFloat16Weights>(new LinearStepSizes
         {
             Input = (float*)TensorMemory.Address(input),
             Weights = TensorMemory.Address(weight),
-            Bias = offset is null ? null : (float*)TensorMemory.Address(offset),
+            Bias = Address(offset),
+            Residual = Address(sum),
             Output = (float*)TensorMemory.Address(y),
             Rows = rows,
             Width = (int)weight.size(1),
             Outputs = (int)shape[^1],
         });
-        KeepAlive(input, weight, offset, y);
+        KeepAlive(input, weight, offset, sum, y);
         var rounded = y.to_type(ScalarType.BFloat16).MoveToOuterDisposeScope();
         return buffers?.Adopt(rounded) ?? rounded;
     }
@@ -164,11 +181,14 @@ public static unsafe class LinearStep
     internal static void Run<TWeights>(LinearStepSizes sizes)
         where TWeights : struct, IStoredWeights => LaneWidth.Run(new Kernel<TWeights>(sizes));
 
-    private static void KeepAlive(Tensor input, Tensor weight, Tensor? bias, Tensor output)
+    private static float* Address(Tensor? tensor) => tensor is null ? null : (float*)TensorMemory.Address(tensor);
+
+    private static void KeepAlive(Tensor input, Tensor weight, Tensor? bias, Tensor? residual, Tensor output)
     {
         GC.KeepAlive(input);
         GC.KeepAlive(weight);
         GC.KeepAlive(bias);
+        GC.KeepAlive(residual);
         GC.KeepAlive(output);
     }
 

@@ -38,7 +38,7 @@ internal readonly unsafe struct BFloat16Weights : IStoredWeights
         BitConverter.Int32BitsToSingle(((ushort*)row)[index] << BFloat16.Shift);
 }
 
-/// <summary>Sizes and addresses of y = x W^T + b: x [rows, K], W [outputs, K], b [outputs] or null, y [rows, outputs].</summary>
+/// <summary>Sizes and addresses of y = x W^T + b + r: x [rows, K], W [outputs, K], b [outputs] or null, r [rows, outputs] or null, y like r.</summary>
 internal unsafe struct LinearStepSizes
 {
     /// <summary>Bytes of weights of one part: enough to hide what a part costs, few enough to share a small matrix among threads.</summary>
@@ -47,6 +47,7 @@ internal unsafe struct LinearStepSizes
     public float* Input;
     public byte* Weights;
     public float* Bias;
+    public float* Residual;
     public float* Output;
     public int Rows;
     public int Width;
@@ -80,7 +81,8 @@ internal unsafe struct LinearStepKernel<TLane, TWeights>(LinearStepSizes sizes) 
             for (var row = 0; row < sizes.Rows; row++)
             {
                 var sum = Dot(sizes.Input + ((long)row * sizes.Width), weights, sizes.Width);
-                sizes.Output[((long)row * sizes.Outputs) + output] = sum + bias;
+                var at = ((long)row * sizes.Outputs) + output;
+                sizes.Output[at] = sum + bias + (sizes.Residual == null ? 0 : sizes.Residual[at]);
             }
         }
     }

@@ -12,6 +12,7 @@ internal struct LinearStepArguments
     public nint X;
     public nint Weight;
     public nint Bias;
+    public nint Residual;
     public nint Y;
     public long Width;
     public long Outputs;
@@ -34,13 +35,15 @@ internal static unsafe class LinearStepOnCuda
     /// <param name="x">[..., K].</param>
     /// <param name="weight">W [O, K], contiguous, of the same device and dtype.</param>
     /// <param name="bias">b [O], or null.</param>
+    /// <param name="residual">Added to the result [..., O], contiguous; or null.</param>
     /// <param name="y">Receives the result [..., O].</param>
     /// <param name="rows">Rows of x.</param>
     /// <returns><paramref name="y"/>.</returns>
-    public static Tensor Run(Tensor x, Tensor weight, Tensor? bias, Tensor y, int rows) => Run(CudaRuntime.Of(x)!, x, weight, bias, y, rows);
+    public static Tensor Run(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor y, int rows) =>
+        Run(CudaRuntime.Of(x)!, x, weight, bias, residual, y, rows);
 
     /// <summary>Runs the layer.</summary>
-    internal static Tensor Run(CudaRuntime runtime, Tensor x, Tensor weight, Tensor? bias, Tensor y, int rows)
+    internal static Tensor Run(CudaRuntime runtime, Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor y, int rows)
     {
         using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
         using var biasCopy = TensorMemory.CopyUnlessContiguous(bias);
@@ -50,6 +53,7 @@ internal static unsafe class LinearStepOnCuda
             X = CudaRows.Address(input),
             Weight = CudaRows.Address(weight),
             Bias = CudaRows.Address(offset),
+            Residual = CudaRows.Address(residual),
             Y = CudaRows.Address(y),
             Width = weight.size(1),
             Outputs = weight.size(0),
@@ -60,6 +64,7 @@ internal static unsafe class LinearStepOnCuda
         GC.KeepAlive(input);
         GC.KeepAlive(weight);
         GC.KeepAlive(offset);
+        GC.KeepAlive(residual);
         GC.KeepAlive(y);
         return y;
     }

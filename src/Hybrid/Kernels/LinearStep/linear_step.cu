@@ -1,4 +1,4 @@
-// A linear layer for a few rows, y = x W^T + b: a warp goes over one row of W, which is read once and multiplied with all rows of x.
+// A linear layer for a few rows, y = x W^T + b + r: a warp goes over one row of W, which is read once and multiplied with all rows of x.
 // Options: ROWS (of x), CHUNKS (1: a lane reads 16 bytes at a time, which widths and addresses allow), ELEMENT, LINEAR_BYTES.
 
 struct LinearArguments
@@ -6,6 +6,7 @@ struct LinearArguments
     element* x;                           // [ROWS, width]
     element* weight;                      // W [outputs, width]
     element* bias;                        // [outputs] or null
+    element* residual;                    // r [ROWS, outputs] or null
     element* y;                           // [ROWS, outputs]
     long long width, outputs;
 };
@@ -83,7 +84,8 @@ KERNEL(linear_step, LinearArguments)
         const float sum = warp_sum(sums[row]);
         if (lane_index() == 0)
         {
-            store(p.y + row * p.outputs + output, sum + bias);
+            const long long at = row * p.outputs + output;
+            store(p.y + at, sum + bias + (p.residual == nullptr ? 0.0f : load(p.residual + at)));
         }
     }
 }

@@ -13,7 +13,7 @@ public class LinearStepOnCudaTests
     // Sums of up to 1,000 products of float32 numbers.
     private const double Tolerance = 2e-6;
 
-    /// <summary>Widths around what the lanes of a warp read at once, with and without a bias, in every dtype.</summary>
+    /// <summary>Widths around what the lanes of a warp read at once, with and without a bias and a residual, in every dtype.</summary>
     [Theory]
     [InlineData(1, 1, 1)]
     [InlineData(1, 7, 130)]
@@ -27,11 +27,12 @@ public class LinearStepOnCudaTests
         var (x, weight, bias) = (Values.Normal(1, rows, width), Values.Normal(2, outputs, width), Values.Normal(3, outputs));
         foreach (var (dtype, tolerance) in new[] { (ScalarType.Float32, Tolerance), (ScalarType.BFloat16, 1.0 / 256), (ScalarType.Float16, 1.0 / 2048) })
         {
-            foreach (var offset in new[] { null, bias })
+            foreach (var (offset, residual) in new (Tensor?, Tensor?)[] { (null, null), (bias, null), (null, Values.Normal(4, rows, outputs)) })
             {
-                var (input, matrix, b) = (x.to_type(dtype), weight.to_type(dtype), offset?.to_type(dtype));
-                var y = LinearStepOnCuda.Run(HostCuda.Runtime(), input, matrix, b, empty([rows, outputs], dtype: dtype), rows);
-                TensorAssert.Close(nn.functional.linear(input.@double(), matrix.@double(), b?.@double()), y, tolerance, $"{dtype}");
+                var (input, matrix, b, sum) = (x.to_type(dtype), weight.to_type(dtype), offset?.to_type(dtype), residual?.to_type(dtype));
+                var y = LinearStepOnCuda.Run(HostCuda.Runtime(), input, matrix, b, sum, empty([rows, outputs], dtype: dtype), rows);
+                var product = nn.functional.linear(input.@double(), matrix.@double(), b?.@double());
+                TensorAssert.Close(sum is null ? product : product + sum.@double(), y, tolerance, $"{dtype}");
             }
         }
     }
@@ -43,7 +44,7 @@ public class LinearStepOnCudaTests
         using var scope = NewDisposeScope();
         var (memory, x) = (Values.Normal(1, (5 * 128) + 1), Values.Normal(2, 128, 2).t());
         var weight = memory.narrow(0, 1, 5 * 128).view(5, 128);
-        var y = LinearStepOnCuda.Run(HostCuda.Runtime(), x, weight, null, empty(2, 5), 2);
+        var y = LinearStepOnCuda.Run(HostCuda.Runtime(), x, weight, null, null, empty(2, 5), 2);
         TensorAssert.Close(nn.functional.linear(x.@double(), weight.@double()), y, Tolerance, "y");
     }
 
