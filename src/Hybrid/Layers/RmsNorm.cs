@@ -1,4 +1,5 @@
 using Hybrid.Kernels;
+using Hybrid.Kernels.Cuda;
 using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
@@ -105,10 +106,10 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
 
     private Tensor? Step(Tensor x, StepBuffers buffers)
     {
-        if (x.device_type == DeviceType.CUDA)
+        if (CudaRuntime.Holds(x))
         {
             // A copy of the weight in float32 would be made anew each time.
-            return weight!.dtype == ScalarType.Float32 && x.is_contiguous() && CudaNorm.For(("x", x), ("weight", weight)) is { } norm
+            return weight!.dtype == ScalarType.Float32 && x.is_contiguous() && CudaNorm.OnCuda.For(("x", x), ("weight", weight)) is { } norm
                 ? norm.Forward(new NormTensors(x, null, weight), form, keep: false, buffers.Take(x, x.shape)).Y
                 : null;
         }

@@ -1,14 +1,7 @@
-using Hybrid.Kernels.Cuda;
-using static TorchSharp.torch;
-
 namespace Hybrid.Kernels;
 
 public static partial class CausalConv1d
 {
-    private const string CudaKernel = "CausalConv1d.Cuda";
-
-    /// <summary>True where the CUDA kernels can run on the tensors of a call; otherwise <paramref name="reason"/> says why not.</summary>
-    internal static bool CanRunOnCuda(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) =>
-        CudaRuntime.TryGet(out var runtime, out reason, tensors)
-        && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => SelfTestOf(new ConvOnCuda(runtime), runtime.TorchDevice), out reason);
+    /// <summary>The CUDA kernels.</summary>
+    internal static CudaKernel<ConvOnCuda> OnCuda { get; } = new("CausalConv1d.Cuda", runtime => new(runtime), SelfTestOf);
 }

@@ -43,13 +43,17 @@ public static partial class CausalConv1d
     private static bool CanRun(Tensor x, Tensor weight, Tensor? bias, Tensor? initialState, Tensor? sequenceIds)
     {
         ReadOnlySpan<(string, Tensor?)> tensors = [("x", x), ("weight", weight), ("bias", bias), ("initialState", initialState), ("sequenceIds", sequenceIds)];
-        var onCuda = x.device_type == DeviceType.CUDA;
-        if (onCuda ? CanRunOnCuda(out var reason, tensors) : CanRunOnCpu(out reason, tensors))
+        if (CudaRuntime.Holds(x))
+        {
+            return OnCuda.For(tensors) is not null;
+        }
+
+        if (CanRunOnCpu(out var reason, tensors))
         {
             return true;
         }
 
-        KernelDispatcher.Refused(onCuda ? CudaKernel : CpuKernel, reason);
+        KernelDispatcher.Refused(CpuKernel, reason);
         return false;
     }
 

@@ -10,10 +10,12 @@ internal sealed unsafe class CudaRuntime
     /// <summary>Threads of a block, as the prelude has it.</summary>
     private const int BlockThreads = 128;
 
+    private static readonly AsyncLocal<CudaRuntime?> StandIns = new();
+    private static volatile bool anyStandIn;
+
     private static readonly ConcurrentDictionary<int, Lazy<(CudaRuntime? Runtime, string Reason)>> Devices = new();
     private readonly ConcurrentDictionary<CudaProgram, Lazy<nint>> modules = new();
     private readonly ConcurrentDictionary<(CudaProgram Program, string Kernel), nint> functions = new();
-    private readonly ConcurrentDictionary<string, string> names = new();
     private readonly CudaDriver driver;
     private readonly Nvrtc nvrtc;
     private readonly CudaKernelCache cache;
@@ -22,9 +24,10 @@ internal sealed unsafe class CudaRuntime
     private readonly Lazy<nint> barrier;
     private long launches;
 
-    private CudaRuntime(int device, CudaDriver driver, Nvrtc nvrtc, CudaKernelCache cache)
+    private CudaRuntime(int device, CudaDriver driver, Nvrtc nvrtc, CudaKernelCache cache, bool isStandIn)
     {
         (this.driver, this.nvrtc, this.cache, Device) = (driver, nvrtc, cache, device);
+        (TorchDevice, Name) = isStandIn ? (CPU, "on CPU") : (new Device(DeviceType.CUDA, device), $"{device}");
         Multiprocessors = driver.Read(CudaDriver.Attribute.Multiprocessors, device);
         architecture = nvrtc.Architecture(
             (10 * driver.Read(CudaDriver.Attribute.CapabilityMajor, device)) + driver.Read(CudaDriver.Attribute.CapabilityMinor, device));
@@ -45,8 +48,25 @@ internal sealed unsafe class CudaRuntime
     /// <summary>Threads that fill the device: what is less leaves multiprocessors idle, what is more waits its turn.</summary>
     public long FullThreads => Multiprocessors * 1024L;
 
-    /// <summary>The device, as TorchSharp names it.</summary>
-    public Device TorchDevice => new(DeviceType.CUDA, Device);
+    /// <summary>The device, as TorchSharp names it; the CPU for a <see cref="StandIn"/>.</summary>
+    public Device TorchDevice { get; }
+
+    /// <summary>The device in the names of its kernels.</summary>
+    public string Name { get; }
+
+    /// <summary>
+    /// What takes the place of a device for tensors on CPU, on this thread and those that it starts: the way from a layer to its kernels can
+    /// then be gone without a GPU. Null, but in tests.
+    /// </summary>
+    internal static CudaRuntime? StandIn
+    {
+        get => anyStandIn ? StandIns.Value : null;
+        set
+        {
+            anyStandIn = true;
+            StandIns.Value = value;
+        }
+    }
 
     /// <summary>
     /// True where kernels can be compiled and launched for the tensors of a call: all on one CUDA device, numbers of a dtype that float32 holds,
@@ -66,7 +86,7 @@ internal sealed unsafe class CudaRuntime
             {
                 reason = (tensor.device_type, tensor.dtype) switch
                 {
-                    (not DeviceType.CUDA and var other, _) => $"{name} is on {other}",
+                    (not DeviceType.CUDA and var other, _) when StandInFor(tensor) is null => $"{name} is on {other}",
                     (_, not (ScalarType.Bool or ScalarType.Int64) and var dtype) when !CudaProgram.Holds(dtype) => $"{name} is {dtype}",
                     _ when device >= 0 && tensor.device_index != device => $"{name} is on another device",
                     _ => "",
@@ -80,21 +100,27 @@ internal sealed unsafe class CudaRuntime
             return false;
         }
 
-        (var known, reason) = Find(device);
+        (var known, reason) = device < 0 ? (StandIn, "") : Find(device);
         runtime = known!;
         return known is not null;
     }
 
     /// <summary>The runtime of a tensor's device; null where it is not on a CUDA device, or that device has none.</summary>
-    public static CudaRuntime? Of(Tensor tensor) => tensor.device_type == DeviceType.CUDA ? Find(tensor.device_index).Runtime : null;
+    public static CudaRuntime? Of(Tensor tensor) => tensor.device_type == DeviceType.CUDA ? Find(tensor.device_index).Runtime : StandInFor(tensor);
+
+    /// <summary>True for a tensor in the memory of a CUDA device.</summary>
+    public static bool Holds(Tensor tensor) => tensor.device_type == DeviceType.CUDA || StandInFor(tensor) is not null;
+
+    private static CudaRuntime? StandInFor(Tensor tensor) => StandIn is { } standIn && tensor.device_type == DeviceType.CPU ? standIn : null;
 
     /// <summary>Opens a device; null, and why not, where there is no driver, no NVRTC or no such device.</summary>
     /// <param name="device">Number of the device.</param>
     /// <param name="driverLibraries">Names of the driver, best first.</param>
     /// <param name="nvrtcLibraries">Names or paths of NVRTC, best first.</param>
     /// <param name="cache">Where compiled kernels are kept.</param>
+    /// <param name="isStandIn">True where the libraries work on the memory of CPU tensors.</param>
     internal static (CudaRuntime? Runtime, string Reason) Open(
-        int device, IEnumerable<string> driverLibraries, IEnumerable<string> nvrtcLibraries, CudaKernelCache cache)
+        int device, IEnumerable<string> driverLibraries, IEnumerable<string> nvrtcLibraries, CudaKernelCache cache, bool isStandIn = false)
     {
         var driver = CudaLibraries.Load(driverLibraries, out var tried);
         if (driver == 0)
@@ -110,7 +136,7 @@ internal sealed unsafe class CudaRuntime
 
         try
         {
-            return (new CudaRuntime(device, new CudaDriver(driver), new Nvrtc(nvrtc), cache), "");
+            return (new CudaRuntime(device, new CudaDriver(driver), new Nvrtc(nvrtc), cache, isStandIn), "");
         }
         catch (Exception failure) when (failure is CudaException or EntryPointNotFoundException)
         {
@@ -129,17 +155,6 @@ internal sealed unsafe class CudaRuntime
 
     /// <summary>Most blocks of a launch whose blocks wait for each other: two a multiprocessor run at once whatever registers they take.</summary>
     public long MostBlocksTogether => 2L * Multiprocessors;
-
-    /// <summary>True where a kernel passes its self-test on this device, see <see cref="KernelDispatcher.Agrees"/>.</summary>
-    /// <param name="kernel">Its name.</param>
-    /// <param name="selfTest">Compares it with its reference on this device; null where they agree.</param>
-    /// <param name="reason">Why not.</param>
-    public bool Agrees(string kernel, Func<CudaRuntime, string?> selfTest, out string reason)
-    {
-        // The name is made once: decoding asks for every layer and token.
-        var name = names.GetOrAdd(kernel, static (kernel, device) => $"{kernel} {device}", Device);
-        return KernelDispatcher.Agrees(name, this, selfTest, out reason);
-    }
 
     /// <summary>Puts a kernel on the default stream.</summary>
     /// <param name="program">Where it is.</param>

@@ -21,7 +21,7 @@ internal struct EmbeddingStepArguments
 /// <summary>Rows of a matrix by token id in a step, into its buffers.</summary>
 internal static unsafe class EmbeddingStep
 {
-    private const string CudaKernel = "EmbeddingStep.Cuda";
+    private static readonly CudaKernel<EmbeddingOnCuda> OnCuda = new("EmbeddingStep.Cuda", runtime => new(runtime), Compare);
 
     /// <summary>Looks ids up.</summary>
     /// <param name="weight">[V, D].</param>
@@ -30,25 +30,24 @@ internal static unsafe class EmbeddingStep
     /// <returns>[B, 1, D]; null where the lookup of libtorch has to do it, or to say what is wrong.</returns>
     public static Tensor? Apply(Tensor weight, Tensor ids, StepBuffers buffers)
     {
-        if (!weight.is_contiguous() || !ids.is_contiguous() || weight.device_type != ids.device_type)
+        if (!weight.is_contiguous() || !ids.is_contiguous())
         {
             return null;
         }
 
         var (vocabulary, width, rows) = (weight.size(0), weight.size(1), ids.size(0));
-        if (weight.device_type == DeviceType.CUDA)
+        if (CudaRuntime.Holds(weight))
         {
-            if (CudaRuntime.TryGet(out var runtime, out var reason, ("the embedding", weight), ("ids", ids)) && runtime.Agrees(CudaKernel, Compare, out reason))
-            {
-                return OnCuda(runtime, weight, ids, buffers.Take(weight, rows, 1, width));
-            }
+            return OnCuda.For(("the embedding", weight), ("ids", ids))?.Run(weight, ids, buffers.Take(weight, rows, 1, width));
+        }
 
-            KernelDispatcher.Refused(CudaKernel, reason);
+        if (weight.device_type != DeviceType.CPU || ids.device_type != DeviceType.CPU)
+        {
             return null;
         }
 
         var wanted = new ReadOnlySpan<long>(TensorMemory.Address(ids), (int)rows);
-        if (weight.device_type != DeviceType.CPU || wanted.ContainsAnyExceptInRange(0, vocabulary - 1))
+        if (wanted.ContainsAnyExceptInRange(0, vocabulary - 1))
         {
             return null;
         }
@@ -68,8 +67,24 @@ internal static unsafe class EmbeddingStep
         return y;
     }
 
-    /// <summary>Runs the kernel of embedding_step.cu.</summary>
-    internal static Tensor OnCuda(CudaRuntime runtime, Tensor weight, Tensor ids, Tensor y)
+    private static string? Compare(EmbeddingOnCuda kernel, Device device)
+    {
+        using var scope = NewDisposeScope();
+        var (weight, ids) = (SelfTest.Values(1, 1, 5, 37).to(device), tensor(new long[] { 4, 0, 3 }).view(3, 1).to(device));
+        return SelfTest.Compare([weight.index_select(0, ids.view(-1)).unsqueeze(1)], [kernel.Run(weight, ids, empty([3, 1, 37], device: device))], 0);
+    }
+}
+
+/// <summary>Runs the kernel of embedding_step.cu.</summary>
+/// <param name="runtime">The device.</param>
+internal sealed unsafe class EmbeddingOnCuda(CudaRuntime runtime)
+{
+    /// <summary>Looks ids up.</summary>
+    /// <param name="weight">[V, D], contiguous.</param>
+    /// <param name="ids">Int64 [B, 1], contiguous.</param>
+    /// <param name="y">Receives the rows [B, 1, D].</param>
+    /// <returns><paramref name="y"/>.</returns>
+    public Tensor Run(Tensor weight, Tensor ids, Tensor y)
     {
         var p = new EmbeddingStepArguments
         {
@@ -86,13 +101,5 @@ internal static unsafe class EmbeddingStep
         GC.KeepAlive(ids);
         GC.KeepAlive(y);
         return y;
-    }
-
-    private static string? Compare(CudaRuntime runtime)
-    {
-        using var scope = NewDisposeScope();
-        var (weight, ids) = (SelfTest.Values(1, 1, 5, 37).to(runtime.TorchDevice), tensor(new long[] { 4, 0, 3 }).view(3, 1).to(runtime.TorchDevice));
-        var y = OnCuda(runtime, weight, ids, empty([3, 1, 37], device: runtime.TorchDevice));
-        return SelfTest.Compare([weight.index_select(0, ids.view(-1)).unsqueeze(1)], [y], 0);
     }
 }

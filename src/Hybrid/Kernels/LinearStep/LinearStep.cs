@@ -1,4 +1,5 @@
 using Hybrid.Kernels.Cpu;
+using Hybrid.Kernels.Cuda;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -56,20 +57,22 @@ public static unsafe class LinearStep
             return false;
         }
 
-        return x.device_type switch
+        if (CudaRuntime.Holds(x))
         {
-            DeviceType.CPU when x.dtype is ScalarType.Float32 or ScalarType.BFloat16 =>
-                KernelDispatcher.Agrees(nameof(LinearStep), static () => Compare(CPU), out var reason) || IsRefused(nameof(LinearStep), reason),
-            DeviceType.CUDA => LinearStepOnCuda.Runs(x),
-            _ => false,
-        };
-    }
+            return LinearStepOnCuda.OnCuda.For(("x", x)) is not null;
+        }
 
-    /// <summary>Logs why a kernel does not run.</summary>
-    /// <returns>False.</returns>
-    internal static bool IsRefused(string kernel, string reason)
-    {
-        KernelDispatcher.Refused(kernel, reason);
+        if (x.device_type != DeviceType.CPU || x.dtype is not (ScalarType.Float32 or ScalarType.BFloat16))
+        {
+            return false;
+        }
+
+        if (KernelDispatcher.Agrees(nameof(LinearStep), static () => Compare(CPU), out var reason))
+        {
+            return true;
+        }
+
+        KernelDispatcher.Refused(nameof(LinearStep), reason);
         return false;
     }
 
@@ -121,9 +124,9 @@ public static unsafe class LinearStep
         }
 
         shape[^1] = outputs;
-        if (device == DeviceType.CUDA)
+        if (CudaRuntime.Of(x) is { } runtime)
         {
-            return LinearStepOnCuda.Run(x, weight, bias, residual, Output(x, shape, buffers), (int)rows);
+            return new LinearStepOnCuda(runtime).Run(x, weight, bias, residual, Output(x, shape, buffers), (int)rows);
         }
 
         return dtype == ScalarType.Float32

@@ -19,19 +19,17 @@ internal struct LinearStepArguments
 }
 
 /// <summary>Runs the kernel of linear_step.cu.</summary>
-internal static unsafe class LinearStepOnCuda
+/// <param name="runtime">The device.</param>
+internal sealed unsafe class LinearStepOnCuda(CudaRuntime runtime)
 {
-    private const string Kernel = "LinearStep.Cuda";
     private const int WarpThreads = 32;
     private const int ChunkBytes = 16;
 
-    /// <summary>True where the kernel can run on a tensor's device and dtype. Otherwise the dispatcher logs why not.</summary>
-    public static bool Runs(Tensor x) =>
-        (CudaRuntime.TryGet(out var runtime, out var reason, ("x", x))
-            && runtime.Agrees(Kernel, static runtime => LinearStep.Compare(runtime.TorchDevice), out reason))
-        || LinearStep.IsRefused(Kernel, reason);
+    /// <summary>The kernel. Tensors of a call have one dtype.</summary>
+    public static CudaKernel<LinearStepOnCuda> OnCuda { get; } = new(
+        "LinearStep.Cuda", runtime => new(runtime), (_, device) => LinearStep.Compare(device));
 
-    /// <summary>Runs the layer on its device.</summary>
+    /// <summary>Runs a layer.</summary>
     /// <param name="x">[..., K].</param>
     /// <param name="weight">W [O, K], contiguous, of the same device and dtype.</param>
     /// <param name="bias">b [O], or null.</param>
@@ -39,11 +37,7 @@ internal static unsafe class LinearStepOnCuda
     /// <param name="y">Receives the result [..., O].</param>
     /// <param name="rows">Rows of x.</param>
     /// <returns><paramref name="y"/>.</returns>
-    public static Tensor Run(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor y, int rows) =>
-        Run(CudaRuntime.Of(x)!, x, weight, bias, residual, y, rows);
-
-    /// <summary>Runs the layer.</summary>
-    internal static Tensor Run(CudaRuntime runtime, Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor y, int rows)
+    public Tensor Run(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor y, int rows)
     {
         using var inputCopy = TensorMemory.CopyUnlessContiguous(x);
         using var biasCopy = TensorMemory.CopyUnlessContiguous(bias);

@@ -62,9 +62,9 @@ internal static unsafe class MambaStep
     /// </summary>
     public static bool CanRun(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
-        if (x.device_type == DeviceType.CUDA)
+        if (CudaRuntime.Holds(x))
         {
-            return MambaStepOnCuda.CanRun(x, weights, window, state);
+            return MambaStepOnCuda.For(x, weights, window, state) is not null;
         }
 
         return Simd.CanRunInPlace(
@@ -119,7 +119,7 @@ internal static unsafe class MambaStep
     {
         if (CudaRuntime.Of(projected) is { } runtime)
         {
-            return MambaStepOnCuda.Apply(runtime, projected, weights, window, state, form, buffers);
+            return new MambaStepOnCuda(runtime).Apply(projected, weights, window, state, form, buffers);
         }
 
         var (batch, channels, stateSize) = ((int)state.size(0), (int)state.size(1), (int)state.size(2));

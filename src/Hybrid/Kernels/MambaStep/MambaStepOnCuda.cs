@@ -35,36 +35,36 @@ internal struct MambaStepArguments
 }
 
 /// <summary>Runs the kernel of mamba_step.cu: one token of a Mamba layer between its projections in one launch.</summary>
-internal static unsafe class MambaStepOnCuda
+/// <param name="runtime">The device.</param>
+internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
 {
-    private const string Kernel = "MambaStep.Cuda";
+    private static readonly CudaKernel<MambaStepOnCuda> OnCuda = new(
+        "MambaStep.Cuda", runtime => new(runtime), (kernel, device) => MambaStep.Compare(device, kernel.Apply));
+
     private const long BlockChannels = 128;
 
     /// <summary>Most numbers of dt, B and C together: a block adds them up in its shared memory.</summary>
     private const long MostParts = 1024;
 
     /// <summary>
-    /// True where the step can run: everything contiguous and in the dtype of <paramref name="x"/> but the state, which is float32, and A_log,
-    /// D, b_dt and the norms of dt, B and C, which may all be. Otherwise the dispatcher logs why not.
+    /// The kernel for a layer's tensors; null where it cannot run, and then the dispatcher logs why not. It can where everything is contiguous
+    /// and in the dtype of <paramref name="x"/> but the state, which is float32, and A_log, D, b_dt and the norms, which may all be.
     /// </summary>
-    public static bool CanRun(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
+    public static MambaStepOnCuda? For(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
-        var onCuda = CudaRuntime.TryGet(
-            out var runtime, out var reason, ("x", x), ("the convolution's weight", weights.ConvolutionWeight), ("its bias", weights.ConvolutionBias),
-            ("W_x", weights.PartsWeight), ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias), ("A_log", weights.DecayLog), ("D", weights.Skip),
+        var kernel = OnCuda.For(
+            ("x", x), ("the convolution's weight", weights.ConvolutionWeight), ("its bias", weights.ConvolutionBias), ("W_x", weights.PartsWeight),
+            ("W_dt", weights.StepWeight), ("b_dt", weights.StepBias), ("A_log", weights.DecayLog), ("D", weights.Skip),
             ("the norm of dt", weights.StepNorm), ("the norm of B", weights.InputNorm), ("the norm of C", weights.OutputNorm), ("the window", window),
             ("the state", state));
-        if (onCuda && Fits(x, weights, window, state, out reason) && runtime.Agrees(Kernel, Compare, out reason))
+        if (kernel is null || Fits(x, weights, window, state, out var reason))
         {
-            return true;
+            return kernel;
         }
 
-        KernelDispatcher.Refused(Kernel, reason);
-        return false;
+        KernelDispatcher.Refused(OnCuda.Name, reason);
+        return null;
     }
-
-    private static string? Compare(CudaRuntime runtime) => MambaStep.Compare(
-        runtime.TorchDevice, (projected, weights, window, state, form, buffers) => Apply(runtime, projected, weights, window, state, form, buffers));
 
     /// <summary>True where dtypes and memory are as the kernel has them.</summary>
     internal static bool Fits(Tensor x, MambaStepWeights weights, Tensor window, Tensor state, out string reason)
@@ -103,8 +103,7 @@ internal static unsafe class MambaStepOnCuda
     }
 
     /// <summary>Runs the step; see <see cref="MambaStep.Apply"/>.</summary>
-    public static Tensor Apply(
-        CudaRuntime runtime, Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, MambaStepForm form, StepBuffers buffers)
+    public Tensor Apply(Tensor projected, MambaStepWeights weights, Tensor window, Tensor state, MambaStepForm form, StepBuffers buffers)
     {
         var (batch, channels, n, parts) = (state.size(0), state.size(1), state.size(2), weights.PartsWeight.size(0));
         var groups = (channels + BlockChannels - 1) / BlockChannels;

@@ -79,19 +79,22 @@ public static partial class SelectiveScan
             return scanType;
         }
 
-        var first = tensors[0].Tensor!;
-        var onCuda = first.device_type == DeviceType.CUDA;
-        if (onCuda ? CanRunOnCuda(out var reason, tensors) : CanRunOnCpu(out reason, tensors))
+        if (CudaRuntime.Holds(tensors[0].Tensor!))
+        {
+            return OnCuda.For(tensors) is null ? ScanType.Associative : ScanType.Fused;
+        }
+
+        if (CanRunOnCpu(out var reason, tensors))
         {
             return ScanType.Fused;
         }
 
-        KernelDispatcher.Refused(FusedKernel(first), reason);
+        KernelDispatcher.Refused(CpuKernel, reason);
         return ScanType.Associative;
     }
 
     /// <summary>The name of the fused kernel for a tensor's device, in logs and metrics.</summary>
-    internal static string FusedKernel(Tensor u) => u.device_type == DeviceType.CUDA ? CudaKernel : CpuKernel;
+    internal static string FusedKernel(Tensor u) => CudaRuntime.Holds(u) ? OnCuda.Name : CpuKernel;
 
     /// <summary>Where the fused scan runs; it can.</summary>
     private static IScanDevice DeviceOf(Tensor u) => CudaRuntime.Of(u) is { } runtime ? new ScanOnCuda(runtime) : ScanOnCpu.Instance;

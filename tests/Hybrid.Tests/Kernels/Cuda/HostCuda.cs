@@ -31,6 +31,13 @@ internal static class HostCuda
         return runtime;
     }
 
+    /// <summary>Until disposed, layers on the CPU go the way of CUDA tensors, to the kernels of <see cref="Runtime"/>. Skips as that does.</summary>
+    public static IDisposable InPlaceOfTheCpu()
+    {
+        CudaRuntime.StandIn = Runtime();
+        return new End();
+    }
+
     private static (CudaRuntime? Runtime, string Reason) Open()
     {
         if (!OperatingSystem.IsLinux())
@@ -55,7 +62,7 @@ internal static class HostCuda
         }
 
         Library = library;
-        return CudaRuntime.Open(0, [library], [library], new CudaKernelCache(Path.Combine(folder, "kernels")));
+        return CudaRuntime.Open(0, [library], [library], new CudaKernelCache(Path.Combine(folder, "kernels")), isStandIn: true);
     }
 
     /// <summary>Null, or why there is no library.</summary>
@@ -73,5 +80,10 @@ internal static class HostCuda
         {
             return "there is no g++ to compile the stand-in for a CUDA device with";
         }
+    }
+
+    private sealed class End : IDisposable
+    {
+        public void Dispose() => CudaRuntime.StandIn = null;
     }
 }

@@ -30,7 +30,7 @@ public class LinearStepOnCudaTests
             foreach (var (offset, residual) in new (Tensor?, Tensor?)[] { (null, null), (bias, null), (null, Values.Normal(4, rows, outputs)) })
             {
                 var (input, matrix, b, sum) = (x.to_type(dtype), weight.to_type(dtype), offset?.to_type(dtype), residual?.to_type(dtype));
-                var y = LinearStepOnCuda.Run(HostCuda.Runtime(), input, matrix, b, sum, empty([rows, outputs], dtype: dtype), rows);
+                var y = new LinearStepOnCuda(HostCuda.Runtime()).Run(input, matrix, b, sum, empty([rows, outputs], dtype: dtype), rows);
                 var product = nn.functional.linear(input.@double(), matrix.@double(), b?.@double());
                 TensorAssert.Close(sum is null ? product : product + sum.@double(), y, tolerance, $"{dtype}");
             }
@@ -44,7 +44,7 @@ public class LinearStepOnCudaTests
         using var scope = NewDisposeScope();
         var (memory, x) = (Values.Normal(1, (5 * 128) + 1), Values.Normal(2, 128, 2).t());
         var weight = memory.narrow(0, 1, 5 * 128).view(5, 128);
-        var y = LinearStepOnCuda.Run(HostCuda.Runtime(), x, weight, null, null, empty(2, 5), 2);
+        var y = new LinearStepOnCuda(HostCuda.Runtime()).Run(x, weight, null, null, empty(2, 5), 2);
         TensorAssert.Close(nn.functional.linear(x.@double(), weight.@double()), y, Tolerance, "y");
     }
 
@@ -53,7 +53,7 @@ public class LinearStepOnCudaTests
     {
         using var scope = NewDisposeScope();
         var (weight, ids) = (Values.Normal(1, 5, 100), tensor(new long[] { 4, 5, 0, -1 }).view(4, 1));
-        var y = EmbeddingStep.OnCuda(HostCuda.Runtime(), weight, ids, empty(4, 1, 100));
+        var y = new EmbeddingOnCuda(HostCuda.Runtime()).Run(weight, ids, empty(4, 1, 100));
         TensorAssert.Identical(weight[4], y[0, 0], "id 4");
         TensorAssert.Identical(weight[0], y[2, 0], "id 0");
         Assert.True(y[1].isnan().all().ToBoolean() && y[3].isnan().all().ToBoolean());

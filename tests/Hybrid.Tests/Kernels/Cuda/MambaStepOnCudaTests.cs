@@ -102,11 +102,7 @@ public class MambaStepOnCudaTests
         }
     }
 
-    private static RunMambaStep Kernel()
-    {
-        var runtime = HostCuda.Runtime();
-        return (projected, weights, window, state, form, buffers) => MambaStepOnCuda.Apply(runtime, projected, weights, window, state, form, buffers);
-    }
+    private static RunMambaStep Kernel() => new MambaStepOnCuda(HostCuda.Runtime()).Apply;
 
     private static MambaStepWeights Weights(long channels, long n, long rank, long taps, ScalarType dtype, ScalarType parameters)
     {
