@@ -122,9 +122,12 @@ internal static class OperationCases
     {
         var (batch, time, width) = (settings.Size(2, 1), settings.Size(2048, 128), settings.Size(768, 64));
         return new(
-            $"WKV of RWKV-4, B {batch} T {time} E {width}",
-            [settings.Floats(width), settings.Floats(width), settings.Random(batch, time, width), settings.Random(batch, time, width)],
-            x => Wkv.Apply(WkvForm.Rwkv4, x[0], x[1], x[2], x[3], stateGradient: false).Y);
+            $"WKV of RWKV-4 with receptance, B {batch} T {time} E {width}",
+            [
+                settings.Floats(width), settings.Floats(width), settings.Random(batch, time, width), settings.Random(batch, time, width),
+                settings.Random(batch, time, width),
+            ],
+            x => Wkv.Apply(WkvForm.Rwkv4, x[0], x[1], x[2], x[3], receptance: x[4], stateGradient: false).Y);
     }
 
     /// <summary>Half the heads of Qwen3-Next.</summary>

@@ -12,15 +12,17 @@ public static partial class Wkv
 
     /// <summary>Both forms in kernels over chunks of time, in float32 whatever the inputs are.</summary>
     internal static (Tensor Y, WkvState FinalState) Cuda(
-        WkvOnCuda kernel, WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart,
-        bool stateGradient = true)
+        WkvOnCuda kernel, WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, Tensor? receptance, WkvState? initialState, Tensor? mask,
+        Tensor? restart, bool stateGradient = true)
     {
-        var rows = key.dtype == value.dtype && CudaProgram.Holds(key.dtype) ? key.dtype : ScalarType.Float32;
+        var equal = key.dtype == value.dtype && (receptance is null || receptance.dtype == key.dtype);
+        var rows = equal && CudaProgram.Holds(key.dtype) ? key.dtype : ScalarType.Float32;
         var (sums, maximum) = InitialState(initialState?.Numerator, initialState?.Denominator, initialState?.Maximum, key, ScalarType.Float32);
         var (numerator, denominator) = initialState is null ? ((Tensor?)null, (Tensor?)null) : (sums.select(1, 0).contiguous(), sums.select(1, 1).contiguous());
         var x = new WkvTensors(
             LogDecay(form, decay.to_type(ScalarType.Float32)).contiguous(), bonus.to_type(ScalarType.Float32).contiguous(),
-            RowView.Of(key.to_type(rows)), RowView.Of(value.to_type(rows)), numerator, denominator, initialState is null ? null : maximum.contiguous(),
+            RowView.Of(key.to_type(rows)), RowView.Of(value.to_type(rows)), receptance is null ? null : RowView.Of(receptance.to_type(rows)), numerator,
+            denominator, initialState is null ? null : maximum.contiguous(),
             mask?.to_type(ScalarType.Bool).contiguous(), restart?.to_type(ScalarType.Bool).contiguous());
         var (y, final) = RecordedKernel.Run(new Mean(kernel), x.All, stateGradient ? 2 : 0);
         return (y.to_type(key.dtype), new(final[0], final[1], final[2]));
@@ -52,7 +54,7 @@ public static partial class Wkv
         {
             var x = WkvTensors.From(inputs);
             var state = x.Numerator is null ? (WkvState?)null : new WkvState(x.Numerator, x.Denominator!, x.Maximum!);
-            var (y, final) = Wkv.Reference(x.LogDecay.Dimensions == 3, x.LogDecay, x.Bonus, x.Key, x.Value, null, state, x.Mask, x.Restart);
+            var (y, final) = Wkv.Reference(x.LogDecay.Dimensions == 3, x.LogDecay, x.Bonus, x.Key, x.Value, x.Receptance, state, x.Mask, x.Restart);
             return [y, final.Numerator, final.Denominator];
         }
     }
@@ -70,12 +72,13 @@ public static partial class Wkv
             [
                 decay, SelfTest.Values(2, 1, channels), SelfTest.Values(3, 3, batch, time, channels), SelfTest.Values(4, 1, batch, time, channels),
                 SelfTest.Values(5, 2, batch, channels), SelfTest.Values(6, 1, batch, channels).exp(), SelfTest.Values(7, 1, batch, channels),
+                SelfTest.Values(8, 2, batch, time, channels),
             ];
             return SelfTest.Difference(
                 inputs,
                 1e-4,
-                x => Differentiable(Cuda(kernel, form, x[0], x[1], x[2], x[3], new(x[4], x[5], x[6]), null, null)),
-                x => Differentiable(Reference(form, x[0], x[1], x[2], x[3], null, new(x[4], x[5], x[6]), null, null)),
+                x => Differentiable(Cuda(kernel, form, x[0], x[1], x[2], x[3], x[7], new(x[4], x[5], x[6]), null, null)),
+                x => Differentiable(Reference(form, x[0], x[1], x[2], x[3], x[7], new(x[4], x[5], x[6]), null, null)),
                 device);
         }
     }

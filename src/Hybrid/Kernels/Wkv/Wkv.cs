@@ -76,7 +76,7 @@ public static partial class Wkv
             ("initialState.Maximum", initialState?.Maximum),
         ];
         var (y, state) = OnCuda.For(tensors) is { } kernel
-            ? Gated(Cuda(kernel, form, decay, bonus, key, value, initialState, mask, restart, stateGradient), receptance)
+            ? Cuda(kernel, form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient)
             : Simd.CanRun(tensors) ? Cpu(form, decay, bonus, key, value, receptance, initialState, mask, restart, stateGradient)
             : Reference(form, decay, bonus, key, value, receptance, initialState, mask, restart);
         return (
@@ -86,9 +86,6 @@ public static partial class Wkv
                 state.Denominator.MoveToOuterDisposeScope(),
                 state.Maximum.MoveToOuterDisposeScope()));
     }
-
-    private static (Tensor Y, WkvState FinalState) Gated((Tensor Y, WkvState FinalState) mean, Tensor? receptance) =>
-        receptance is null ? mean : mean with { Y = mean.Y * receptance.sigmoid() };
 
     private static void Validate(
         WkvForm form, Tensor decay, Tensor bonus, Tensor key, Tensor value, WkvState? initialState, Tensor? mask, Tensor? restart,

@@ -12,6 +12,7 @@ internal struct WkvArguments
 {
     public CudaRows Key;
     public CudaRows Value;
+    public CudaRows Receptance;
     public nint LogDecay;
     public nint Bonus;
     public nint Numerator;
@@ -45,30 +46,34 @@ internal struct WkvGradientArguments
     public nint Totals;
     public nint Key;
     public nint Value;
+    public nint Receptance;
     public nint LogDecay;
     public nint Bonus;
     public nint Numerator;
     public nint Denominator;
 }
 
-/// <summary>What a weighted mean is made of, ready for kernels: keys and values of one dtype, the rest float32 and contiguous.</summary>
+/// <summary>What a weighted mean is made of, ready for kernels: keys, values and receptance of one dtype, the rest float32 and contiguous.</summary>
 /// <param name="LogDecay">log d: [B, T, E], or [E] in the form of RWKV-4.</param>
 /// <param name="Bonus">u [E].</param>
 /// <param name="Key">k [B, T, E].</param>
 /// <param name="Value">v [B, T, E].</param>
+/// <param name="Receptance">r [B, T, E], or null.</param>
 /// <param name="Numerator">[B, E], or null as the two that follow.</param>
 /// <param name="Denominator">[B, E].</param>
 /// <param name="Maximum">[B, E], a constant.</param>
 /// <param name="Mask">Bool [B, T], or null.</param>
 /// <param name="Restart">Bool [B, T], or null.</param>
 internal sealed record WkvTensors(
-    Tensor LogDecay, Tensor Bonus, Tensor Key, Tensor Value, Tensor? Numerator, Tensor? Denominator, Tensor? Maximum, Tensor? Mask, Tensor? Restart)
+    Tensor LogDecay, Tensor Bonus, Tensor Key, Tensor Value, Tensor? Receptance, Tensor? Numerator, Tensor? Denominator, Tensor? Maximum,
+    Tensor? Mask, Tensor? Restart)
 {
     /// <summary>All of them, in this order.</summary>
-    public Tensor?[] All => [LogDecay, Bonus, Key, Value, Numerator, Denominator, Maximum, Mask, Restart];
+    public Tensor?[] All => [LogDecay, Bonus, Key, Value, Receptance, Numerator, Denominator, Maximum, Mask, Restart];
 
     /// <summary>From <see cref="All"/>.</summary>
-    public static WkvTensors From(IReadOnlyList<Tensor?> all) => new(all[0]!, all[1]!, all[2]!, all[3]!, all[4], all[5], all[6], all[7], all[8]);
+    public static WkvTensors From(IReadOnlyList<Tensor?> all) =>
+        new(all[0]!, all[1]!, all[2]!, all[3]!, all[4], all[5], all[6], all[7], all[8], all[9]);
 }
 
 /// <summary>
@@ -83,7 +88,7 @@ internal sealed unsafe class WkvOnCuda(CudaRuntime runtime)
 
     private const int ShortestChunk = 64;
 
-    /// <summary>y [B, T, E], the state after the last step, and the states that a backward pass starts from where asked for.</summary>
+    /// <summary>The output [B, T, E], the state after the last step, and the states that a backward pass starts from where asked for.</summary>
     public (Tensor Y, WkvState Final, Tensor? Kept) Forward(WkvTensors x, bool keep)
     {
         var p = Inputs(x);
@@ -109,7 +114,7 @@ internal sealed unsafe class WkvOnCuda(CudaRuntime runtime)
     /// <summary>Gradients in the order of <see cref="WkvTensors"/>, null where there is no such input or it is a constant.</summary>
     /// <param name="x">The inputs.</param>
     /// <param name="kept">What the forward pass kept.</param>
-    /// <param name="gradY">Gradient of y, in the dtype of the keys, with channels next to each other.</param>
+    /// <param name="gradY">Gradient of the output, in the dtype of the keys, with channels next to each other.</param>
     /// <param name="gradNumerator">Gradient of the last numerator, contiguous float32; null as the next where neither has one.</param>
     /// <param name="gradDenominator">Gradient of the last denominator.</param>
     public Tensor?[] Backward(WkvTensors x, Tensor kept, Tensor gradY, Tensor? gradNumerator, Tensor? gradDenominator)
@@ -117,7 +122,7 @@ internal sealed unsafe class WkvOnCuda(CudaRuntime runtime)
         var inputs = Inputs(x);
         (inputs.Kept, inputs.LastNumerator, inputs.LastDenominator) = (Address(kept), Address(gradNumerator), Address(gradDenominator));
         var (chunks, batch, channels) = (inputs.Chunks, inputs.Batch, inputs.Channels);
-        var (key, value) = (Rows(x), Rows(x));
+        var (key, value, receptance) = (Rows(x), Rows(x), x.Receptance is null ? null : Rows(x));
         var logDecay = x.LogDecay.Dimensions == 1 ? Floats(x, chunks * batch, channels) : Floats(x, batch, inputs.Time, channels);
         var bonus = Floats(x, chunks * batch, channels);
         var numerator = x.Numerator is null ? null : Floats(x, batch, channels);
@@ -132,6 +137,7 @@ internal sealed unsafe class WkvOnCuda(CudaRuntime runtime)
             Totals = Address(totals),
             Key = Address(key),
             Value = Address(value),
+            Receptance = Address(receptance),
             LogDecay = Address(logDecay),
             Bonus = Address(bonus),
             Numerator = Address(numerator),
@@ -146,12 +152,13 @@ internal sealed unsafe class WkvOnCuda(CudaRuntime runtime)
 
         runtime.Launch(program, "wkv_gradient", chunks * batch * channels, p);
         TensorMemory.KeepAlive(
-            [.. x.All, kept, gradY, gradNumerator, gradDenominator, key, value, logDecay, bonus, numerator, denominator, local, totals]);
+            [.. x.All, kept, gradY, gradNumerator, gradDenominator, key, value, receptance, logDecay, bonus, numerator, denominator, local, totals]);
 
         // Parts are added up in a fixed order.
         return
         [
-            x.LogDecay.Dimensions == 1 ? logDecay.sum(dim: 0) : logDecay, bonus.sum(dim: 0), key, value, numerator, denominator, null, null, null,
+            x.LogDecay.Dimensions == 1 ? logDecay.sum(dim: 0) : logDecay, bonus.sum(dim: 0), key, value, receptance, numerator, denominator,
+            null, null, null,
         ];
     }
 
@@ -164,6 +171,7 @@ internal sealed unsafe class WkvOnCuda(CudaRuntime runtime)
         {
             Key = new CudaRows(x.Key),
             Value = new CudaRows(x.Value),
+            Receptance = new CudaRows(x.Receptance),
             LogDecay = Address(x.LogDecay),
             Bonus = Address(x.Bonus),
             Numerator = Address(x.Numerator),

@@ -1,7 +1,8 @@
 // The weighted mean over time of RWKV, with its gradients. Relative to the running maximum m_t = max(m_(t-1) + log d_t, k_t) of the log weights,
 //   n_t = p n_(t-1) + q v_t, d_t = p d_(t-1) + q, with p = e^(m_(t-1) - m_t + log d_t) and q = e^(k_t - m_t);
 //   y_t = (P n_(t-1) + Q v_t) / (P d_(t-1) + Q + e), with P = e^(m_(t-1) - top + log d_t), Q = e^(k_t + u - top), top the larger exponent,
-// where in the form of RWKV-4 P has no log d_t and e is 0, and in the data-dependent form e is 1e-6 e^-top.
+// where in the form of RWKV-4 P has no log d_t and e is 0, and in the data-dependent form e is 1e-6 e^-top. What is put out is sigmoid(r_t) y_t
+// where there is a receptance r.
 //
 // Time is cut into chunks that run side by side, one thread a row, channel and chunk:
 //   wkv_local            every chunk but the last, from nothing, and the sum of its log d;
@@ -20,6 +21,7 @@
 struct WkvArguments
 {
     Rows key, value;                      // [B, T, E]
+    Rows receptance;                      // r [B, T, E], or none
     float* log_decay;                     // [B, T, E], where constant [E]
     float* bonus;                         // u [E]
     float* numerator;                     // state before the first step [B, E], or null
@@ -43,11 +45,12 @@ struct WkvArguments
 struct WkvGradientArguments
 {
     WkvArguments wkv;
-    Rows y;                               // gradient of y [B, T, E]
+    Rows y;                               // gradient of what was put out [B, T, E]
     float* local;                         // [chunks - 1, 2, B, E]: gradients that leave each chunk but the first at its start, then that enter the chunk before
     float* totals;                        // [chunks - 1, B, E]: what is left of a state after each chunk but the first
     element* key;                         // gradients [B, T, E]
     element* value;
+    element* receptance;                  // or null
     float* log_decay;                     // [B, T, E], where constant parts to be added up [chunks, B, E]
     float* bonus;                         // parts to be added up [chunks, B, E]
     float* numerator;                     // [B, E] or null
@@ -133,17 +136,19 @@ struct State
 struct Step
 {
     bool real, fresh;
-    float key, value, log_decay;
+    float key, value, receptance, log_decay;
 
     METHOD Step() {}
 
     METHOD Step(const WkvArguments& p, const Place& at, long long t)
         : real(p.mask == nullptr || p.mask[at.row * p.time + t] != 0), fresh(p.restart != nullptr && p.restart[at.row * p.time + t] != 0),
           key(load(p.key.at(at.row, t) + at.channel)), value(load(p.value.at(at.row, t) + at.channel)),
+          receptance(p.receptance.exists() ? load(p.receptance.at(at.row, t) + at.channel) : INFINITE),
           log_decay(fresh ? -INFINITE : !real ? 0.0f : p.log_decay[p.data_dependent ? at.at_step(p, t) : at.channel])
     {
     }
 
+    METHOD float gate() const { return sigmoid(receptance); }
     METHOD float weight_key() const { return real ? key : NO_KEY; }
     METHOD float maximum_after(float before) const { return larger(before + log_decay, weight_key()); }
 
@@ -255,7 +260,7 @@ KERNEL(wkv_output, WkvArguments)
         {
             if (first + i < at.end)
             {
-                store(p.y + at.at_step(p, first + i), Mean(p, steps[i], state, bonus).y);
+                store(p.y + at.at_step(p, first + i), Mean(p, steps[i], state, bonus).y * steps[i].gate());
                 state = steps[i].advance(state);
             }
         }
@@ -311,7 +316,8 @@ FUNCTION Flow return_stretch(const WkvGradientArguments& g, const Place& at, lon
 
         // Of the output: with a = dy / denominator, a goes to P n + Q v, and -a y to the denominator.
         const Mean mean(p, step, state, bonus);
-        const float a = load(g.y.at(at.row, t) + at.channel) / mean.denominator, b = -a * mean.y;
+        const float gate = step.gate(), upstream = load(g.y.at(at.row, t) + at.channel);
+        const float a = upstream * gate / mean.denominator, b = -a * mean.y;
         const float now = mean.now * fmaf(a, step.value, b);
         key += now;
         value = fmaf(a, mean.now, value);
@@ -326,6 +332,11 @@ FUNCTION Flow return_stretch(const WkvGradientArguments& g, const Place& at, lon
             shared.log_decay += log_decay;
             store(g.key + at.at_step(p, t), key);
             store(g.value + at.at_step(p, t), value);
+            if (p.receptance.exists())
+            {
+                store(g.receptance + at.at_step(p, t), upstream * mean.y * gate * (1.0f - gate));
+            }
+
             if (p.data_dependent)
             {
                 g.log_decay[at.at_step(p, t)] = log_decay;

@@ -24,6 +24,9 @@ public class WkvOnCudaTests
     [InlineData(WkvForm.Rwkv4, 1, 200, 3, "state huge")]
     [InlineData(WkvForm.Rwkv4, 2, 1000, 3, "state mask")]
     [InlineData(WkvForm.DataDependent, 1030, 66, 4, "")]
+    [InlineData(WkvForm.Rwkv4, 2, 130, 7, "state mask restart receptance")]
+    [InlineData(WkvForm.DataDependent, 3, 65, 12, "mask receptance")]
+    [InlineData(WkvForm.Rwkv4, 1, 2, 3, "receptance")]
     public void EqualsTheReference(WkvForm form, long batch, long time, long channels, string with) =>
         Check(new WkvOnCuda(HostCuda.Runtime()), CPU, form, batch, time, channels, with);
 
@@ -48,11 +51,14 @@ public class WkvOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(23);
         var kernel = new WkvOnCuda(HostCuda.Runtime());
-        Tensor[] inputs = [randn(2, 140, 11).to_type(type), randn(11), randn(2, 140, 11).to_type(type), randn(2, 140, 11).to_type(type)];
+        Tensor[] inputs =
+        [
+            randn(2, 140, 11).to_type(type), randn(11), randn(2, 140, 11).to_type(type), randn(2, 140, 11).to_type(type), randn(2, 140, 11).to_type(type),
+        ];
         var upstream = randn(2, 140, 11).to_type(type);
-        var half = Results(x => x, x => Wkv.Cuda(kernel, WkvForm.DataDependent, x[0], x[1], x[2], x[3], null, null, null).Y);
-        var wide = Results(x => x.to_type(ScalarType.Float32), x => Wkv.Reference(WkvForm.DataDependent, x[0], x[1], x[2], x[3], null, null, null, null).Y);
-        Assert.Equal([type, type, ScalarType.Float32, type, type], half.Select(tensor => tensor.dtype));
+        var half = Results(x => x, x => Wkv.Cuda(kernel, WkvForm.DataDependent, x[0], x[1], x[2], x[3], x[4], null, null, null).Y);
+        var wide = Results(x => x.to_type(ScalarType.Float32), x => Wkv.Reference(WkvForm.DataDependent, x[0], x[1], x[2], x[3], x[4], null, null, null).Y);
+        Assert.Equal([type, type, ScalarType.Float32, type, type, type], half.Select(tensor => tensor.dtype));
         foreach (var (i, expected) in wide.Index())
         {
             TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y and the gradients of the inputs");
@@ -75,10 +81,10 @@ public class WkvOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(24);
         var kernel = new WkvOnCuda(HostCuda.Runtime());
-        var (decay, bonus, k, v) = (form == WkvForm.Rwkv4 ? randn(3) : randn(2, 40, 3), randn(3), randn(2, 40, 3), randn(2, 40, 3));
+        var (decay, bonus, k, v, r) = (form == WkvForm.Rwkv4 ? randn(3) : randn(2, 40, 3), randn(3), randn(2, 40, 3), randn(2, 40, 3), randn(2, 40, 3));
         TensorAssert.Close(
-            Second((w, key) => Wkv.Reference(form, w, bonus, key, v, null, null, null, null).Y),
-            Second((w, key) => Wkv.Cuda(kernel, form, w, bonus, key, v, null, null, null, stateGradient: false).Y), 1e-4, "second derivative");
+            Second((w, key) => Wkv.Reference(form, w, bonus, key, v, r, null, null, null).Y),
+            Second((w, key) => Wkv.Cuda(kernel, form, w, bonus, key, v, r, null, null, null, stateGradient: false).Y), 1e-4, "second derivative");
 
         Tensor Second(Func<Tensor, Tensor, Tensor> run)
         {
@@ -94,11 +100,12 @@ public class WkvOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(21);
         var key = randn(batch, time, channels) * (Has("huge") ? 40 : 2);
-        List<Tensor> inputs = [form == WkvForm.Rwkv4 ? randn(channels) : randn(batch, time, channels), randn(channels), key, randn(batch, time, channels)];
-        if (Has("state"))
-        {
-            inputs.AddRange([randn(batch, channels), randn(batch, channels).exp(), randn(batch, channels)]);
-        }
+        Tensor[] state = Has("state") ? [randn(batch, channels), randn(batch, channels).exp(), randn(batch, channels)] : [];
+        Tensor[] inputs =
+        [
+            form == WkvForm.Rwkv4 ? randn(channels) : randn(batch, time, channels), randn(channels), key, randn(batch, time, channels), .. state,
+            .. Has("receptance") ? new[] { randn(batch, time, channels) } : [],
+        ];
 
         Tensor[] upstream = [.. new[] { randn(batch, time, channels), randn(batch, channels), randn(batch, channels) }.Select(gradient => gradient.to(device))];
         var mask = Has("mask") ? rand(batch, time).gt(0.3).to(device) : null;
@@ -106,17 +113,19 @@ public class WkvOnCudaTests
 
         // Maxima are rounded on the way; the sums make up for it, so they are compared relative to one maximum.
         Tensor? anchor = null;
-        var reference = Results(ScalarType.Float64, x => Wkv.Reference(form, x[0], x[1], x[2], x[3], null, StateOf(x), mask, restart));
-        var fast = Results(ScalarType.Float32, x => Wkv.Cuda(kernel, form, x[0], x[1], x[2], x[3], StateOf(x), mask, restart));
-        string[] names = ["y", "numerator", "denominator", "maximum", "decay", "bonus", "key", "value", "numerator before", "denominator before", "maximum before"];
+        var reference = Results(ScalarType.Float64, x => Wkv.Reference(form, x[0], x[1], x[2], x[3], ReceptanceOf(x), StateOf(x), mask, restart));
+        var fast = Results(ScalarType.Float32, x => Wkv.Cuda(kernel, form, x[0], x[1], x[2], x[3], ReceptanceOf(x), StateOf(x), mask, restart));
+        string[] names = ["y", "numerator", "denominator", "maximum"];
         foreach (var (i, expected) in reference.Index())
         {
-            TensorAssert.Close(expected, fast[i], Tolerance, i < 4 ? names[i] : $"gradient of the {names[i]}");
+            TensorAssert.Close(expected, fast[i], Tolerance, i < 4 ? names[i] : $"gradient of input {i - 4}");
         }
 
         bool Has(string part) => with.Contains(part, StringComparison.Ordinal);
 
-        static WkvState? StateOf(Tensor[] x) => x.Length == 4 ? null : new WkvState(x[4], x[5], x[6]);
+        WkvState? StateOf(Tensor[] x) => Has("state") ? new WkvState(x[4], x[5], x[6]) : null;
+
+        Tensor? ReceptanceOf(Tensor[] x) => Has("receptance") ? x[^1] : null;
 
         List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor Y, WkvState State)> run)
         {
