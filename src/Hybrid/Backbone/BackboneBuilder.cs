@@ -230,7 +230,10 @@ public sealed class BackboneBuilder
         }
 
         var position = positionEncoding == PositionEncodingKind.None ? null : new PositionEncoding(positionEncoding, width, maxLength);
-        ResidualBlock[] blocks = [.. pattern.Mixers.Select((name, layer) => Placed(MakeBlock(name, layer)))];
+        BlockOptions[] blockOptions = [.. pattern.Mixers.Select(BlockOf)];
+        var expertLayers = blockOptions.Count(options => options.MixtureOfExperts is not null);
+        ResidualBlock[] blocks =
+            [.. pattern.Mixers.Select((name, layer) => Placed(MakeBlock(name, layer, blockOptions[layer] with { ExpertLayers = expertLayers })))];
         var inputNorm = hasInputNorm ? Placed(block.Norm.Create(width, block.NormEps)) : null;
         var finalNorm = Placed(block.Norm.Create(width, finalNormEps ?? block.NormEps, HalvingsBefore(pattern.Count)));
         return new HybridBackbone(width, inputWidth ?? width, pattern, blocks, output, inputNorm, finalNorm, position, maxLength, stateBridges);
@@ -291,11 +294,10 @@ public sealed class BackboneBuilder
         }
     }
 
-    private ResidualBlock MakeBlock(string name, int layer)
+    private ResidualBlock MakeBlock(string name, int layer, BlockOptions options)
     {
         try
         {
-            var options = BlockOf(name, layer);
             return name is LayerPattern.MlpName or LayerPattern.ExpertsName
                 ? new ResidualBlock(width, options)
                 : new ResidualBlock(MakeMixer(name, layer), options);

@@ -152,20 +152,12 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
     public Tensor forward(Tensor input, MixerContext context) => forward(input, context, null);
 
-    /// <summary>Runs the stack and collects the load-balance losses of its experts.</summary>
-    /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
-    /// <param name="context">State, padding, packed rows.</param>
-    /// <param name="balanceLosses">Receives a scalar of each layer that has experts, in the caller's dispose scope; null computes none.</param>
-    /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
-    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses) => forward(input, context, balanceLosses, null);
-
     /// <summary>Runs the stack and keeps what stands between the layers.</summary>
     /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
     /// <param name="context">State, padding, packed rows.</param>
-    /// <param name="balanceLosses">Receives the load-balance losses, in the caller's dispose scope; null computes none.</param>
     /// <param name="streams">Receives the residual stream [B, T, D] after each layer, in the caller's dispose scope; null keeps none.</param>
     /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
-    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses, List<Tensor>? streams)
+    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? streams)
     {
         if (input.shape is not [_, _, var last] || last != InputWidth)
         {
@@ -184,11 +176,10 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         for (var i = 0; i < layers.Count; i++)
         {
             var entering = bridges?.Enter(i, x, before, context, state?.Parts.Skip(layers.Count)) ?? x;
-            (before, x) = (entering, layers[i].forward(entering, context.WithState(state?.Parts[i]), balanceLosses));
+            (before, x) = (entering, layers[i].forward(entering, context.WithState(state?.Parts[i])));
             streams?.Add(x);
         }
 
-        balanceLosses?.ForEach(loss => loss.MoveToOuterDisposeScope());
         streams?.ForEach(stream => stream.MoveToOuterDisposeScope());
         state?.Advance(input.size(1), context.Lengths);
         x = finalNorm.call(x);

@@ -19,6 +19,9 @@ public sealed record BlockOptions
     /// <summary>How often the stream before this block is halved in evaluation mode, see <see cref="BackboneBuilder.WithRescaling"/>.</summary>
     internal int Halvings { get; init; }
 
+    /// <summary>Number of layers in the stack that have experts, over which their load-balance losses are averaged.</summary>
+    internal int ExpertLayers { get; init; } = 1;
+
     /// <summary>Factor of each branch before it is added to the residual stream; positive. Default 1.</summary>
     public double ResidualMultiplier { get; init; } = 1;
 
@@ -63,6 +66,7 @@ public sealed class ResidualBlock : SequenceMixer
 {
     private readonly bool preNorm;
     private readonly double residualMultiplier;
+    private readonly double balanceWeight;
     private readonly bool checkpointed;
 
     [ComponentName(Name = "norm")]
@@ -104,6 +108,7 @@ public sealed class ResidualBlock : SequenceMixer
         this.mixer = mixer;
         preNorm = options.PreNorm;
         residualMultiplier = options.ResidualMultiplier;
+        balanceWeight = options.MixtureOfExperts is { RouterAuxLossCoefficient: var coefficient } ? coefficient / options.ExpertLayers : 0;
         checkpointed = options.UseGradientCheckpointing;
         mixerNorm = mixer is null or INormalisingMixer ? null : options.Norm.Create(Width, options.NormEps, options.Halvings);
         feedForward = (options.FeedForward, options.MixtureOfExperts) switch
@@ -119,7 +124,7 @@ public sealed class ResidualBlock : SequenceMixer
         if (checkpointed && modules().Any(module => module is HybridAttention or ParallelHybrid))
         {
             throw new ArgumentException(
-                "ResidualBlock: gradient checkpointing runs a block twice, and a router or a parallel hybrid would count and add its losses twice and might take another way the second time; leave one out.");
+                "ResidualBlock: gradient checkpointing runs a block twice, and a router or a parallel hybrid would count twice and might take another way the second time; leave one out.");
         }
     }
 
@@ -155,50 +160,42 @@ public sealed class ResidualBlock : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context) => forward(x, context, null);
+    public override Tensor forward(Tensor x, MixerContext context) =>
+        checkpointed && is_grad_enabled() ? GradientCheckpoint.Run(this, Run, x, context) : Run(x, context);
 
-    /// <summary>Runs the block and collects the load-balance loss of its experts.</summary>
-    /// <param name="x">[B, T, D].</param>
-    /// <param name="context">State, padding, packed rows.</param>
-    /// <param name="balanceLosses">Receives the loss if the block has experts, in the caller's dispose scope; null computes none.</param>
-    /// <returns>[B, T, D].</returns>
-    internal Tensor forward(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses) =>
-        checkpointed && is_grad_enabled()
-            ? GradientCheckpoint.Run(this, Run, x, context, Experts is null ? null : balanceLosses)
-            : Run(x, context, balanceLosses);
-
-    private Tensor Run(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
+    private Tensor Run(Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
         if (mixer is null)
         {
-            return RunAlone(x, context, balanceLosses).MoveToOuterDisposeScope();
+            return RunAlone(x, context).MoveToOuterDisposeScope();
         }
 
         var mixed = Leave(x, mixer.forward(Enter(x, mixerNorm), context), mixerNorm);
-        var output = feedForward is null ? mixed : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm), balanceLosses), feedForwardNorm);
+        var output = feedForward is null ? mixed : Leave(mixed, RunFeedForward(Enter(mixed, feedForwardNorm), context), feedForwardNorm);
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
     }
 
     /// <summary>The feed-forward branch without a mixer, which would have checked the input and counted the tokens.</summary>
-    private Tensor RunAlone(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
+    private Tensor RunAlone(Tensor x, MixerContext context)
     {
         var batch = MixerBatch.Begin(this, x, context, feedForward!.parameters().First().dtype);
         var state = RequireState<PositionState>(context.State, batch.Size);
-        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm), balanceLosses), feedForwardNorm);
+        var output = Leave(batch.Input, RunFeedForward(Enter(batch.Input, feedForwardNorm), context), feedForwardNorm);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(output);
     }
 
-    private Tensor RunFeedForward(Tensor input, ICollection<Tensor>? balanceLosses)
+    /// <summary>The feed-forward layer or the experts, whose load-balance loss joins the auxiliary ones.</summary>
+    private Tensor RunFeedForward(Tensor input, MixerContext context)
     {
-        if (balanceLosses is null || Experts is null)
+        if (Experts is null || balanceWeight == 0 || context.AuxiliaryLosses is not { } losses)
         {
             return feedForward!.call(input);
         }
 
         var (output, loss) = Experts.ForwardWithBalanceLoss(input);
-        balanceLosses.Add(loss.MoveToOuterDisposeScope());
+        losses.Add((loss * balanceWeight).DetachFromDisposeScope());
         return output;
     }
 

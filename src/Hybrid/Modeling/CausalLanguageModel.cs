@@ -20,8 +20,6 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
 {
     private const double InitialDeviation = 0.02;
 
-    private readonly bool hasExperts;
-
     [ComponentName(Name = "embedding")]
     private readonly TokenEmbedding embedding;
 
@@ -62,7 +60,6 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         embedding = new TokenEmbedding(options.VocabSize, options.HiddenSize, InitialDeviation);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         backbone = BuildBackbone(options, customise, place);
-        hasExperts = backbone.Blocks.Any(block => block.Experts is not null);
         head = options.TieEmbeddings ? null : ModuleParameter.Linear(options.HiddenSize, options.VocabSize, hasBias: false);
         place(embedding);
         if (head is not null)
@@ -147,8 +144,8 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Mean cross-entropy, in nats a token. In training mode a model with experts adds the mean of their layers' load-balance losses, times
-    /// <see cref="MixtureOfExpertsOptions.RouterAuxLossCoefficient"/>, and every model adds <see cref="MixerContext.AuxiliaryLosses"/>.
+    /// Mean cross-entropy, in nats a token; in training mode with the <see cref="MixerContext.AuxiliaryLosses"/> of all layers, such as the
+    /// mean of the experts' load-balance losses times <see cref="MixtureOfExpertsOptions.RouterAuxLossCoefficient"/>.
     /// </summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="targets">The ids to predict at each position, int64 [B, T]; -100 is left out.</param>
@@ -163,15 +160,17 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         }
 
         using var scope = NewDisposeScope();
-        var coefficient = training && hasExperts ? (Options.MixtureOfExperts ?? new()).RouterAuxLossCoefficient : 0;
-        var balanceLosses = coefficient > 0 ? new List<Tensor>() : null;
-        var mixerLosses = new List<Tensor>();
-        var context = training ? MixerContext.None with { AuxiliaryLosses = mixerLosses } : MixerContext.None;
-        var logits = Head(Hidden(input, context, balanceLosses)).view(-1, Options.VocabSize);
-        logits = logits.to_type(StatePrecision.Of(logits.dtype));
-        mixerLosses.ForEach(mixerLoss => scope.Attach(mixerLoss));
-        var loss = mixerLosses.Aggregate(functional.cross_entropy(logits, targets.reshape(-1)), (sum, mixerLoss) => sum + mixerLoss);
-        return (balanceLosses is null ? loss : loss + (stack(balanceLosses).mean() * coefficient)).MoveToOuterDisposeScope();
+        var auxiliary = new List<Tensor>();
+        try
+        {
+            var logits = Head(Hidden(input, new MixerContext { AuxiliaryLosses = training ? auxiliary : null })).view(-1, Options.VocabSize);
+            var loss = functional.cross_entropy(logits.to_type(StatePrecision.Of(logits.dtype)), targets.reshape(-1));
+            return auxiliary.Aggregate(loss, (sum, part) => sum + part).MoveToOuterDisposeScope();
+        }
+        finally
+        {
+            auxiliary.ForEach(part => part.Dispose());
+        }
     }
 
     /// <summary>What stands in the residual stream, layer by layer.</summary>
@@ -187,12 +186,11 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         context ??= MixerContext.None;
         var streams = new List<Tensor>();
         var embedded = Embed(input, context);
-        var final = backbone.forward(embedded, context, null, streams);
+        var final = backbone.forward(embedded, context, streams);
         return [.. streams.Prepend(embedded).Append(final).Select(stream => stream.MoveToOuterDisposeScope())];
     }
 
-    private Tensor Hidden(Tensor ids, MixerContext context, List<Tensor>? balanceLosses = null) =>
-        backbone.forward(Embed(ids, context), context, balanceLosses);
+    private Tensor Hidden(Tensor ids, MixerContext context) => backbone.forward(Embed(ids, context), context);
 
     private Tensor Embed(Tensor ids, MixerContext context)
     {
