@@ -30,6 +30,7 @@ public sealed partial class BackboneBuilder
     private Action<Module> place = _ => { };
 
     /// <param name="width">Model width D; at least 1.</param>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="width"/> is below 1.</exception>
     public BackboneBuilder(long width)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
@@ -120,6 +121,7 @@ public sealed partial class BackboneBuilder
     /// <summary>Width of the input where it differs from the model width; a linear layer joins them.</summary>
     /// <param name="value">Input width; at least 1.</param>
     /// <returns>This builder.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="value"/> is below 1.</exception>
     public BackboneBuilder WithInputWidth(long value)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
@@ -148,6 +150,7 @@ public sealed partial class BackboneBuilder
     /// <summary>Longest sequence that the backbone takes, in one call or with a state. Default no limit.</summary>
     /// <param name="value">Tokens, at least 1; null means no limit.</param>
     /// <returns>This builder.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="value"/> is below 1.</exception>
     public BackboneBuilder WithMaxLength(long? value)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(value ?? 1, 1, nameof(value));
@@ -188,6 +191,7 @@ public sealed partial class BackboneBuilder
     /// </summary>
     /// <param name="every">Layers n, at least 1; null means no halving.</param>
     /// <returns>This builder.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="every"/> is below 1.</exception>
     public BackboneBuilder WithRescaling(int? every)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(every ?? 1, 1, nameof(every));

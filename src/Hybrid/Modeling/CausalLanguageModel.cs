@@ -115,17 +115,21 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <summary>Creates the state of sequences that have seen no token yet.</summary>
     /// <param name="batchSize">Number of sequences B; at least 1.</param>
     /// <returns>The state; the caller disposes it.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="batchSize"/> is below 1.</exception>
     public CompositeState CreateState(long batchSize) => backbone.CreateState(batchSize);
 
     /// <summary>Logits of every position, without carrying state.</summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <returns>Logits [B, T, V].</returns>
+    /// <exception cref="ArgumentException">The ids are not int64 [B, T], or are more than the longest sequence has.</exception>
     public override Tensor forward(Tensor input) => forward(input, MixerContext.None);
 
     /// <summary>Logits of every position.</summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="context">State, padding, packed rows.</param>
     /// <returns>Logits [B, T, V]; those at padding mean nothing.</returns>
+    /// <exception cref="ArgumentException">The ids, the state or the context does not fit, or a sequence would be longer than the longest.</exception>
+    /// <exception cref="NotSupportedException">A layer cannot honour something in the context.</exception>
     public Tensor forward(Tensor input, MixerContext context)
     {
         using var scope = NewDisposeScope();
@@ -136,6 +140,8 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="context">State, padding, packed rows.</param>
     /// <returns>Logits [B, V].</returns>
+    /// <exception cref="ArgumentException">The ids, the state or the context does not fit, or a sequence would be longer than the longest.</exception>
+    /// <exception cref="NotSupportedException">A layer cannot honour something in the context.</exception>
     public Tensor NextTokenLogits(Tensor input, MixerContext context)
     {
         using var scope = NewDisposeScope();
@@ -150,6 +156,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="targets">The ids to predict at each position, int64 [B, T]; -100 is left out.</param>
     /// <returns>A scalar.</returns>
+    /// <exception cref="ArgumentException">The ids are not int64 [B, T], or are more than the longest sequence has, or the targets have another shape.</exception>
     public Tensor Loss(Tensor input, Tensor targets)
     {
         if (!input.shape.AsSpan().SequenceEqual(targets.shape))
