@@ -209,7 +209,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
             case null:
                 return null;
             case CompositeState composite when composite.Parts.Count == layers.Count + Bridges.Count(bridge => bridge is not null) && composite.BatchSize == batchSize:
-                return composite;
+                return composite.RequireWhole(nameof(HybridBackbone));
             default:
                 throw new ArgumentException(
                     $"HybridBackbone: the state must be made by CreateState({batchSize}) of this backbone; got a {state.GetType().Name} of {state.BatchSize} sequences.",
