@@ -1,5 +1,4 @@
 using BenchmarkDotNet.Attributes;
-using BenchmarkDotNet.Configs;
 using Hybrid.Kernels;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -7,15 +6,9 @@ using static TorchSharp.torch;
 namespace Hybrid.Benchmarks;
 
 /// <summary>How much faster is the RMS norm, plain and with a gate, as one pass over the rows than as tensor operations?</summary>
-[GroupBenchmarksBy(BenchmarkLogicalGroupRule.ByParams, BenchmarkLogicalGroupRule.ByCategory)]
-[CategoriesColumn]
-public class NormBenchmarks
+public class NormBenchmarks : KernelBenchmarks
 {
     private const long Rows = 2048;
-
-    private Tensor[] inputs = [];
-    private Tensor upstream = null!;
-    private NormForm form = null!;
 
     [Params(768, 1535)]
     public long Width { get; set; }
@@ -23,52 +16,15 @@ public class NormBenchmarks
     [Params("plain", "gate first", "gate last")]
     public string Form { get; set; } = "";
 
-    [GlobalSetup]
-    public void Setup()
-    {
-        manual_seed(3);
-        form = new NormForm(1e-5, Form switch { "gate first" => GateOrder.BeforeNorm, "gate last" => GateOrder.AfterNorm, _ => GateOrder.None });
-        inputs = [.. new[] { randn(Rows, Width), randn(Width), randn(Rows, Width) }.Select(tensor => tensor.requires_grad_(true))];
-        upstream = randn(Rows, Width);
-    }
+    private NormForm Norm => new(1e-5, Form switch { "gate first" => GateOrder.BeforeNorm, "gate last" => GateOrder.AfterNorm, _ => GateOrder.None });
 
-    [GlobalCleanup]
-    public void Cleanup()
-    {
-        foreach (var owned in inputs.Append(upstream))
-        {
-            owned.Dispose();
-        }
-    }
+    private Tensor? Gate => Norm.Gate == GateOrder.None ? null : Inputs[2];
 
-    [BenchmarkCategory("forward"), Benchmark(Baseline = true)]
-    public void ReferenceForward() => Forward(Reference);
+    protected override Tensor[] MakeInputs() => [randn(Rows, Width), randn(Width), randn(Rows, Width)];
 
-    [BenchmarkCategory("forward"), Benchmark]
-    public void FusedForward() => Forward(Fused);
+    protected override Tensor MakeUpstream() => randn(Rows, Width);
 
-    [BenchmarkCategory("forward and backward"), Benchmark(Baseline = true)]
-    public void ReferenceForwardAndBackward() => ForwardAndBackward(Reference);
+    protected override Tensor Reference() => RootMeanSquare.Reference(Inputs[0], Inputs[1], Gate, Norm);
 
-    [BenchmarkCategory("forward and backward"), Benchmark]
-    public void FusedForwardAndBackward() => ForwardAndBackward(Fused);
-
-    private Tensor? Gate => form.Gate == GateOrder.None ? null : inputs[2];
-
-    private static void Forward(Func<Tensor> norm)
-    {
-        using var scope = NewDisposeScope();
-        using var guard = no_grad();
-        norm();
-    }
-
-    private void ForwardAndBackward(Func<Tensor> norm)
-    {
-        using var scope = NewDisposeScope();
-        norm().backward([upstream]);
-    }
-
-    private Tensor Reference() => RootMeanSquare.Reference(inputs[0], inputs[1], Gate, form);
-
-    private Tensor Fused() => RootMeanSquare.Apply(inputs[0], inputs[1], form, Gate);
+    protected override Tensor Fused() => RootMeanSquare.Apply(Inputs[0], Inputs[1], Norm, Gate);
 }

@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using BenchmarkDotNet.Analysers;
 using BenchmarkDotNet.Columns;
 using BenchmarkDotNet.Diagnosers;
@@ -8,6 +7,7 @@ using BenchmarkDotNet.Loggers;
 using BenchmarkDotNet.Reports;
 using BenchmarkDotNet.Running;
 using BenchmarkDotNet.Validators;
+using Hybrid.Routing;
 
 namespace Hybrid.Benchmarks;
 
@@ -30,7 +30,7 @@ internal sealed class PeakMemoryDiagnoser : IDiagnoser
     {
     }
 
-    public IEnumerable<Metric> ProcessResults(DiagnoserResults results) => [new(PeakMemory.Instance, PeakOf(results.BenchmarkCase))];
+    public IEnumerable<Metric> ProcessResults(DiagnoserResults results) => [new(PeakColumn.Instance, PeakOf(results.BenchmarkCase))];
 
     public void DisplayResults(ILogger logger)
     {
@@ -50,39 +50,27 @@ internal sealed class PeakMemoryDiagnoser : IDiagnoser
         benchmark.Descriptor.GlobalSetupMethod?.Invoke(instance, []);
         var call = benchmark.Descriptor.WorkloadMethod.CreateDelegate<Action>(instance);
         call();
-
-        Forget();
-        var before = Kilobytes("VmRSS");
-        call();
-        var peak = Kilobytes("VmHWM") - before;
+        var peak = PeakOf(call);
         benchmark.Descriptor.GlobalCleanupMethod?.Invoke(instance, []);
-        return peak / 1024.0;
+        return peak;
     }
 
-    /// <summary>Gives what earlier calls freed back to the system, and lets the kernel forget the peak so far.</summary>
-    internal static void Forget()
+    /// <summary>MiB that some work takes at its peak; not a number where the system does not forget earlier peaks.</summary>
+    internal static double PeakOf(Action work)
     {
         GC.Collect();
         GC.WaitForPendingFinalizers();
-        _ = malloc_trim(0);
-        File.WriteAllText("/proc/self/clear_refs", "5");
+        var forgotten = PeakMemory.Forget();
+        var before = LinuxMemory.OfProcess(LinuxMemory.ResidentKey) / 1024.0;
+        work();
+        return forgotten && PeakMemory.Mib() - before is { } peak ? peak : double.NaN;
     }
 
-    /// <summary>A number of the kernel's account of this process, such as VmRSS or VmHWM.</summary>
-    internal static long Kilobytes(string field)
+    private sealed class PeakColumn : IMetricDescriptor
     {
-        var line = File.ReadLines("/proc/self/status").First(line => line.StartsWith(field + ":", StringComparison.Ordinal));
-        return long.Parse(line.Split([' ', '\t'], StringSplitOptions.RemoveEmptyEntries)[1]);
-    }
+        public static readonly PeakColumn Instance = new();
 
-    [DllImport("libc")]
-    private static extern int malloc_trim(nint pad);
-
-    private sealed class PeakMemory : IMetricDescriptor
-    {
-        public static readonly PeakMemory Instance = new();
-
-        public string Id => nameof(PeakMemory);
+        public string Id => nameof(PeakColumn);
 
         public string DisplayName => "Peak MiB";
 

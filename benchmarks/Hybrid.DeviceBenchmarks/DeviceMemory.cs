@@ -1,6 +1,7 @@
 using System.ComponentModel;
 using System.Diagnostics;
 using System.Globalization;
+using Hybrid.Routing;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -12,8 +13,6 @@ namespace Hybrid.DeviceBenchmarks;
 /// </summary>
 internal sealed class DeviceMemory
 {
-    private const string PeakKey = "VmHWM:";
-
     private readonly Device device;
     private readonly double? before;
 
@@ -25,18 +24,7 @@ internal sealed class DeviceMemory
     }
 
     /// <summary>The peak so far in MiB; null where the system does not tell.</summary>
-    public double? PeakMib => device.type == DeviceType.CUDA ? Used() - before : Resident();
-
-    private static double? Resident()
-    {
-        if (!OperatingSystem.IsLinux())
-        {
-            return null;
-        }
-
-        var line = File.ReadLines("/proc/self/status").FirstOrDefault(line => line.StartsWith(PeakKey, StringComparison.Ordinal));
-        return line is null ? null : double.Parse(line.AsSpan(PeakKey.Length).Trim().TrimEnd(" kB"), CultureInfo.InvariantCulture) / 1024;
-    }
+    public double? PeakMib => device.type == DeviceType.CUDA ? Used() - before : PeakMemory.Mib();
 
     private double? Used()
     {

@@ -31,12 +31,35 @@ public class CompositeState : MixerState
     /// <param name="mixer">The mixer, for the error text.</param>
     /// <param name="count">Parts of its states.</param>
     /// <returns>The state.</returns>
-    /// <exception cref="ArgumentException">It has another number of parts.</exception>
+    /// <exception cref="ArgumentException">It has another number of parts, or a call failed between them.</exception>
     internal static CompositeState? Require(CompositeState? state, SequenceMixer mixer, int count) =>
         state is null || state.Parts.Count == count
-            ? state
+            ? state?.RequireWhole(mixer.GetName())
             : throw new ArgumentException(
                 $"{mixer.GetName()}: the state must have {count} parts, made by CreateState; got {state.Parts.Count} parts.", nameof(state));
+
+    /// <summary>
+    /// Throws where a part is ahead of the whole, which is advanced last: a call failed after this part's layer, and its tokens cannot be
+    /// taken out of a recurrent state again.
+    /// </summary>
+    /// <param name="owner">The mixer or stack, for the error text.</param>
+    /// <returns>This state.</returns>
+    /// <exception cref="ArgumentException">A call failed between the parts.</exception>
+    internal CompositeState RequireWhole(string owner)
+    {
+        var position = Position;
+        for (var i = 0; i < parts.Length; i++)
+        {
+            if (parts[i].Position > position)
+            {
+                throw new ArgumentException(
+                    $"{owner}: an earlier call failed between the parts of this state: part {i} has {parts[i].Position} tokens; expected at most {position}. " +
+                    "Go on from a Clone() made before that call, or from a new state.");
+            }
+        }
+
+        return this;
+    }
 
     /// <inheritdoc/>
     public override long ByteSize => parts.Sum(part => part.ByteSize);

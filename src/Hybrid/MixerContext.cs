@@ -46,7 +46,8 @@ public sealed record MixerContext
     public IReadOnlyList<long>? PrefixLengths { get; init; }
 
     /// <summary>
-    /// Receives the scalars that layers want added to the training loss, in no dispose scope: the caller frees them. Null computes none.
+    /// Receives the scalars that layers want added to the training loss, each with its factor (the load losses of experts and of an adaptive
+    /// parallel hybrid), in no dispose scope: the caller frees them. Null, the default, computes none.
     /// </summary>
     public ICollection<Tensor>? AuxiliaryLosses { get; init; }
 

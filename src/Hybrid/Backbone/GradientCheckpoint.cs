@@ -4,9 +4,6 @@ using static TorchSharp.torch;
 
 namespace Hybrid.Backbone;
 
-/// <summary>Computes a block as <see cref="ResidualBlock"/> does: input, context, and where to put balance losses.</summary>
-internal delegate Tensor BlockFunction(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses);
-
 /// <summary>
 /// Gradient checkpointing (Chen et al., arXiv 1604.06174): the forward pass records nothing inside a block, the backward pass computes the
 /// block again from its input, this time recording, and differentiates that. Random numbers are drawn alike both times, so the gradients
@@ -24,11 +21,10 @@ internal sealed class GradientCheckpoint : autograd.MultiTensorFunction<Gradient
     /// <param name="module">The module whose parameters and training mode the function depends on.</param>
     /// <param name="function">The block.</param>
     /// <param name="x">[B, T, D].</param>
-    /// <param name="context">Padding and packed rows; no state.</param>
-    /// <param name="balanceLosses">Receives the loss that the function adds, in the caller's dispose scope; null where it adds none.</param>
+    /// <param name="context">Padding, packed rows, auxiliary losses; no state.</param>
     /// <returns>[B, T, D].</returns>
     /// <exception cref="NotSupportedException">The context has a state: the first run would have advanced it.</exception>
-    public static Tensor Run(nn.Module module, BlockFunction function, Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
+    public static Tensor Run(nn.Module module, Func<Tensor, MixerContext, Tensor> function, Tensor x, MixerContext context)
     {
         if (context.State is not null)
         {
@@ -38,7 +34,7 @@ internal sealed class GradientCheckpoint : autograd.MultiTensorFunction<Gradient
 
         using var scope = NewDisposeScope();
         var parameters = module.parameters().Where(parameter => parameter.requires_grad).ToArray();
-        var call = new Call(module, function, context, parameters, x.requires_grad, balanceLosses is not null, module.training, DrawSeed(x.device));
+        var call = new Call(module, function, context, parameters, x.requires_grad, module.training, DrawSeed(x.device));
 
         // Errors of the block are thrown here, not inside the autograd function, which they could not leave.
         var random = get_rng_state();
@@ -50,9 +46,9 @@ internal sealed class GradientCheckpoint : autograd.MultiTensorFunction<Gradient
         }
 
         var results = apply([call, x, new Results(outputs, random), .. parameters]);
-        if (balanceLosses is not null)
+        foreach (var loss in results.Skip(1))
         {
-            balanceLosses.Add(results[1].MoveToOuterDisposeScope());
+            context.AuxiliaryLosses!.Add(loss.DetachFromDisposeScope());
         }
 
         return results[0].MoveToOuterDisposeScope();
@@ -167,20 +163,21 @@ internal sealed class GradientCheckpoint : autograd.MultiTensorFunction<Gradient
     /// <summary>What the second run needs to know besides tensors.</summary>
     private sealed record Call(
         nn.Module Module,
-        BlockFunction Function,
+        Func<Tensor, MixerContext, Tensor> Function,
         MixerContext Context,
         Parameter[] Parameters,
         bool InputNeedsGradient,
-        bool HasBalanceLoss,
         bool Training,
         long? DeviceSeed)
     {
-        /// <summary>The output, and the balance loss where there is one.</summary>
+        /// <summary>The output and the auxiliary losses of this run, which are the caller's only once autograd knows them.</summary>
         public Tensor[] Compute(Tensor x, MixerContext context)
         {
-            var losses = HasBalanceLoss ? new List<Tensor>() : null;
-            var y = Function(x, context, losses);
-            return losses is null ? [y] : [y, .. losses];
+            using var scope = NewDisposeScope();
+            var losses = new List<Tensor>();
+            var y = Function(x, context.AuxiliaryLosses is null ? context : context with { AuxiliaryLosses = losses });
+            losses.ForEach(loss => scope.Attach(loss));
+            return [.. losses.Prepend(y).Select(output => output.MoveToOuterDisposeScope())];
         }
     }
 

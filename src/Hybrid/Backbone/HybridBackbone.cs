@@ -93,7 +93,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <summary>
     /// The rule of thumb that earlier systems print for a Jamba-style stack, before any model is built; <see cref="CountParameters"/> is
     /// exact. With I = H expand, a = heads * head width and r = H / N rounded down: a Mamba layer has 2HI + 4I + 2IN + 2Ir + IH, an
-    /// attention layer 4a^2 + 8H^2 weights.
+    /// attention layer 4a^2 + 8H^2 weights; an input of another width adds its projection.
     /// </summary>
     /// <param name="embedWidth">Width of the input.</param>
     /// <param name="hiddenSize">Model width H.</param>
@@ -104,6 +104,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <param name="heads">Attention heads.</param>
     /// <param name="headWidth">Width of a head.</param>
     /// <returns>The estimate.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="attentionEvery"/> or <paramref name="stateSize"/> is below 1.</exception>
     public static long EstimateParameterCount(
         long embedWidth, long hiddenSize = 256, long layers = 6, long attentionEvery = 3, long stateSize = 16, long expandFactor = 2, long heads = 4, long headWidth = 64)
     {
@@ -138,34 +139,30 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
     /// <summary>Creates the state of all layers for sequences that have seen no token yet.</summary>
     /// <param name="batchSize">Number of sequences B; at least 1.</param>
     /// <returns>The state: a part for each layer, then one for each bridge. The caller disposes it.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="batchSize"/> is below 1.</exception>
     public CompositeState CreateState(long batchSize) =>
         new(batchSize, layers.Select(layer => layer.CreateState(batchSize)).Concat(bridges?.CreateStates(batchSize) ?? []));
 
     /// <summary>Runs the stack without carrying state.</summary>
     /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
     /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
+    /// <exception cref="ArgumentException">The input's shape or dtype does not fit, or it is longer than the longest sequence.</exception>
     public override Tensor forward(Tensor input) => forward(input, MixerContext.None);
 
     /// <summary>Runs the stack.</summary>
     /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
     /// <param name="context">State (from <see cref="CreateState"/>), padding, packed rows.</param>
     /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
+    /// <exception cref="ArgumentException">The input, the state or the context does not fit, or a sequence would be longer than the longest.</exception>
+    /// <exception cref="NotSupportedException">A layer cannot honour something in the context.</exception>
     public Tensor forward(Tensor input, MixerContext context) => forward(input, context, null);
-
-    /// <summary>Runs the stack and collects the load-balance losses of its experts.</summary>
-    /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
-    /// <param name="context">State, padding, packed rows.</param>
-    /// <param name="balanceLosses">Receives a scalar of each layer that has experts, in the caller's dispose scope; null computes none.</param>
-    /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
-    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses) => forward(input, context, balanceLosses, null);
 
     /// <summary>Runs the stack and keeps what stands between the layers.</summary>
     /// <param name="input">[B, T, <see cref="InputWidth"/>].</param>
     /// <param name="context">State, padding, packed rows.</param>
-    /// <param name="balanceLosses">Receives the load-balance losses, in the caller's dispose scope; null computes none.</param>
     /// <param name="streams">Receives the residual stream [B, T, D] after each layer, in the caller's dispose scope; null keeps none.</param>
     /// <returns>[B, T, D], or [B, D] for <see cref="BackboneOutput.Last"/>.</returns>
-    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? balanceLosses, List<Tensor>? streams)
+    internal Tensor forward(Tensor input, MixerContext context, List<Tensor>? streams)
     {
         if (input.shape is not [_, _, var last] || last != InputWidth)
         {
@@ -184,11 +181,10 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
         for (var i = 0; i < layers.Count; i++)
         {
             var entering = bridges?.Enter(i, x, before, context, state?.Parts.Skip(layers.Count)) ?? x;
-            (before, x) = (entering, layers[i].forward(entering, context.WithState(state?.Parts[i]), balanceLosses));
+            (before, x) = (entering, layers[i].forward(entering, context.WithState(state?.Parts[i])));
             streams?.Add(x);
         }
 
-        balanceLosses?.ForEach(loss => loss.MoveToOuterDisposeScope());
         streams?.ForEach(stream => stream.MoveToOuterDisposeScope());
         state?.Advance(input.size(1), context.Lengths);
         x = RmsNorm.Step(finalNorm, x, context.Buffers);
@@ -213,7 +209,7 @@ public sealed class HybridBackbone : Module<Tensor, Tensor>
             case null:
                 return null;
             case CompositeState composite when composite.Parts.Count == layers.Count + Bridges.Count(bridge => bridge is not null) && composite.BatchSize == batchSize:
-                return composite;
+                return composite.RequireWhole(nameof(HybridBackbone));
             default:
                 throw new ArgumentException(
                     $"HybridBackbone: the state must be made by CreateState({batchSize}) of this backbone; got a {state.GetType().Name} of {state.BatchSize} sequences.",

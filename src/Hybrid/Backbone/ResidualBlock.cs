@@ -20,6 +20,9 @@ public sealed record BlockOptions
     /// <summary>How often the stream before this block is halved in evaluation mode, see <see cref="BackboneBuilder.WithRescaling"/>.</summary>
     internal int Halvings { get; init; }
 
+    /// <summary>Number of layers in the stack that have experts, over which their load-balance losses are averaged.</summary>
+    internal int ExpertLayers { get; init; } = 1;
+
     /// <summary>Factor of each branch before it is added to the residual stream; positive. Default 1.</summary>
     public double ResidualMultiplier { get; init; } = 1;
 
@@ -64,6 +67,7 @@ public sealed class ResidualBlock : SequenceMixer
 {
     private readonly bool preNorm;
     private readonly double residualMultiplier;
+    private readonly double balanceWeight;
     private readonly bool checkpointed;
 
     [ComponentName(Name = "norm")]
@@ -105,6 +109,7 @@ public sealed class ResidualBlock : SequenceMixer
         this.mixer = mixer;
         preNorm = options.PreNorm;
         residualMultiplier = options.ResidualMultiplier;
+        balanceWeight = options.MixtureOfExperts is { RouterAuxLossCoefficient: var coefficient } ? coefficient / options.ExpertLayers : 0;
         checkpointed = options.UseGradientCheckpointing;
         mixerNorm = mixer is null or INormalisingMixer ? null : options.Norm.Create(Width, options.NormEps, options.Halvings);
         feedForward = (options.FeedForward, options.MixtureOfExperts) switch
@@ -120,7 +125,7 @@ public sealed class ResidualBlock : SequenceMixer
         if (checkpointed && modules().Any(module => module is HybridAttention or ParallelHybrid))
         {
             throw new ArgumentException(
-                "ResidualBlock: gradient checkpointing runs a block twice, and a router or a parallel hybrid would count and add its losses twice and might take another way the second time; leave one out.");
+                "ResidualBlock: gradient checkpointing runs a block twice, and a router or a parallel hybrid would count twice and might take another way the second time; leave one out.");
         }
     }
 
@@ -156,37 +161,28 @@ public sealed class ResidualBlock : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context) => forward(x, context, null);
+    public override Tensor forward(Tensor x, MixerContext context) =>
+        checkpointed && is_grad_enabled() ? GradientCheckpoint.Run(this, Run, x, context) : Run(x, context);
 
-    /// <summary>Runs the block and collects the load-balance loss of its experts.</summary>
-    /// <param name="x">[B, T, D].</param>
-    /// <param name="context">State, padding, packed rows.</param>
-    /// <param name="balanceLosses">Receives the loss if the block has experts, in the caller's dispose scope; null computes none.</param>
-    /// <returns>[B, T, D].</returns>
-    internal Tensor forward(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses) =>
-        checkpointed && is_grad_enabled()
-            ? GradientCheckpoint.Run(this, Run, x, context, Experts is null ? null : balanceLosses)
-            : Run(x, context, balanceLosses);
-
-    private Tensor Run(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
+    private Tensor Run(Tensor x, MixerContext context)
     {
         using var scope = NewDisposeScope();
         if (mixer is null)
         {
-            return RunAlone(x, context, balanceLosses).MoveToOuterDisposeScope();
+            return RunAlone(x, context).MoveToOuterDisposeScope();
         }
 
         var output = RunMixer(mixer, x, context);
-        output = feedForward is null ? output : RunFeedForward(output, context.Buffers, balanceLosses);
+        output = feedForward is null ? output : RunFeedForward(output, context);
         return MixerBatch.ZeroPadding(output, context).MoveToOuterDisposeScope();
     }
 
     /// <summary>The feed-forward branch without a mixer, which would have checked the input and counted the tokens.</summary>
-    private Tensor RunAlone(Tensor x, MixerContext context, ICollection<Tensor>? balanceLosses)
+    private Tensor RunAlone(Tensor x, MixerContext context)
     {
         var batch = MixerBatch.Begin(this, x, context, feedForward!.parameters().First().dtype);
         var state = RequireState<PositionState>(context.State, batch.Size);
-        var output = RunFeedForward(batch.Input, context.Buffers, balanceLosses);
+        var output = RunFeedForward(batch.Input, context);
         state?.Advance(batch.Length, batch.Lengths);
         return batch.End(output);
     }
@@ -200,9 +196,10 @@ public sealed class ResidualBlock : SequenceMixer
             : Leave(x, layer.forward(entering, context), mixerNorm, context.Buffers);
     }
 
-    /// <summary>The stream after the feed-forward branch.</summary>
-    private Tensor RunFeedForward(Tensor x, StepBuffers? buffers, ICollection<Tensor>? balanceLosses)
+    /// <summary>The stream after the feed-forward layer, or after the experts, whose load-balance loss joins the auxiliary ones.</summary>
+    private Tensor RunFeedForward(Tensor x, MixerContext context)
     {
+        var buffers = context.Buffers;
         var entering = Enter(x, feedForwardNorm, buffers);
         if (buffers is not null && feedForward is FeedForward dense)
         {
@@ -211,13 +208,13 @@ public sealed class ResidualBlock : SequenceMixer
                 : Leave(x, dense.Step(entering, buffers, residual: null), feedForwardNorm, buffers);
         }
 
-        if (balanceLosses is null || Experts is null)
+        if (Experts is null || balanceWeight == 0 || context.AuxiliaryLosses is not { } losses)
         {
             return Leave(x, feedForward!.call(entering), feedForwardNorm, buffers);
         }
 
         var (output, loss) = Experts.ForwardWithBalanceLoss(entering);
-        balanceLosses.Add(loss.MoveToOuterDisposeScope());
+        losses.Add((loss * balanceWeight).DetachFromDisposeScope());
         return Leave(x, output, feedForwardNorm, buffers);
     }
 

@@ -80,7 +80,8 @@ public sealed class ModuleStack : nn.Module<Tensor, Tensor>
     private CompositeState? RequireState(MixerState? state, long batchSize) => state switch
     {
         null => null,
-        CompositeState composite when composite.Parts.Count == mixers.Length && composite.BatchSize == batchSize => composite,
+        CompositeState composite when composite.Parts.Count == mixers.Length && composite.BatchSize == batchSize =>
+            composite.RequireWhole(nameof(ModuleStack)),
         _ => throw new ArgumentException(
             $"ModuleStack: the state must be made by CreateState({batchSize}) of this stack; got a {state.GetType().Name} of " +
             $"{state.BatchSize} sequences.",

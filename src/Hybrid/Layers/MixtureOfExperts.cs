@@ -70,7 +70,10 @@ public sealed record MixtureOfExpertsOptions
     /// <summary>Layers of a stack, counted from 0, that keep their feed-forward layer whatever the rule says; null, the default, means none.</summary>
     public IReadOnlyList<int>? DenseLayers { get; init; }
 
-    /// <summary>Share of the load-balance loss in a language model's training loss; 0 or more. Default 0.001; 0 leaves it out.</summary>
+    /// <summary>
+    /// Factor of the load-balance loss, averaged over the layers of a stack that have experts, in the training loss: see
+    /// <see cref="MixerContext.AuxiliaryLosses"/>. 0 or more; default 0.001; 0 leaves it out.
+    /// </summary>
     public double RouterAuxLossCoefficient { get; init; } = 0.001;
 
     /// <summary>Throws where a value is out of its range.</summary>

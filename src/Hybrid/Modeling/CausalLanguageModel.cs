@@ -20,8 +20,6 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
 {
     private const double InitialDeviation = 0.02;
 
-    private readonly bool hasExperts;
-
     [ComponentName(Name = "embedding")]
     private readonly TokenEmbedding embedding;
 
@@ -62,7 +60,6 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         embedding = new TokenEmbedding(options.VocabSize, options.HiddenSize, InitialDeviation);
         dropout = options.DropoutRate > 0 ? Dropout(options.DropoutRate) : null;
         backbone = BuildBackbone(options, customise, place);
-        hasExperts = backbone.Blocks.Any(block => block.Experts is not null);
         head = options.TieEmbeddings ? null : ModuleParameter.Linear(options.HiddenSize, options.VocabSize, hasBias: false);
         place(embedding);
         if (head is not null)
@@ -118,17 +115,21 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <summary>Creates the state of sequences that have seen no token yet.</summary>
     /// <param name="batchSize">Number of sequences B; at least 1.</param>
     /// <returns>The state; the caller disposes it.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="batchSize"/> is below 1.</exception>
     public CompositeState CreateState(long batchSize) => backbone.CreateState(batchSize);
 
     /// <summary>Logits of every position, without carrying state.</summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <returns>Logits [B, T, V].</returns>
+    /// <exception cref="ArgumentException">The ids are not int64 [B, T], or are more than the longest sequence has.</exception>
     public override Tensor forward(Tensor input) => forward(input, MixerContext.None);
 
     /// <summary>Logits of every position.</summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="context">State, padding, packed rows.</param>
     /// <returns>Logits [B, T, V]; those at padding mean nothing.</returns>
+    /// <exception cref="ArgumentException">The ids, the state or the context does not fit, or a sequence would be longer than the longest.</exception>
+    /// <exception cref="NotSupportedException">A layer cannot honour something in the context.</exception>
     public Tensor forward(Tensor input, MixerContext context)
     {
         using var scope = NewDisposeScope();
@@ -139,6 +140,8 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="context">State, padding, packed rows.</param>
     /// <returns>Logits [B, V].</returns>
+    /// <exception cref="ArgumentException">The ids, the state or the context does not fit, or a sequence would be longer than the longest.</exception>
+    /// <exception cref="NotSupportedException">A layer cannot honour something in the context.</exception>
     public Tensor NextTokenLogits(Tensor input, MixerContext context)
     {
         using var scope = NewDisposeScope();
@@ -147,12 +150,13 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
     }
 
     /// <summary>
-    /// Mean cross-entropy, in nats a token. In training mode a model with experts adds the mean of their layers' load-balance losses, times
-    /// <see cref="MixtureOfExpertsOptions.RouterAuxLossCoefficient"/>, and every model adds <see cref="MixerContext.AuxiliaryLosses"/>.
+    /// Mean cross-entropy, in nats a token; in training mode with the <see cref="MixerContext.AuxiliaryLosses"/> of all layers, such as the
+    /// mean of the experts' load-balance losses times <see cref="MixtureOfExpertsOptions.RouterAuxLossCoefficient"/>.
     /// </summary>
     /// <param name="input">Token ids, int64 [B, T].</param>
     /// <param name="targets">The ids to predict at each position, int64 [B, T]; -100 is left out.</param>
     /// <returns>A scalar.</returns>
+    /// <exception cref="ArgumentException">The ids are not int64 [B, T], or are more than the longest sequence has, or the targets have another shape.</exception>
     public Tensor Loss(Tensor input, Tensor targets)
     {
         if (!input.shape.AsSpan().SequenceEqual(targets.shape))
@@ -163,15 +167,17 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         }
 
         using var scope = NewDisposeScope();
-        var coefficient = training && hasExperts ? (Options.MixtureOfExperts ?? new()).RouterAuxLossCoefficient : 0;
-        var balanceLosses = coefficient > 0 ? new List<Tensor>() : null;
-        var mixerLosses = new List<Tensor>();
-        var context = training ? MixerContext.None with { AuxiliaryLosses = mixerLosses } : MixerContext.None;
-        var logits = Head(Hidden(input, context, balanceLosses)).view(-1, Options.VocabSize);
-        logits = logits.to_type(StatePrecision.Of(logits.dtype));
-        mixerLosses.ForEach(mixerLoss => scope.Attach(mixerLoss));
-        var loss = mixerLosses.Aggregate(functional.cross_entropy(logits, targets.reshape(-1)), (sum, mixerLoss) => sum + mixerLoss);
-        return (balanceLosses is null ? loss : loss + (stack(balanceLosses).mean() * coefficient)).MoveToOuterDisposeScope();
+        var auxiliary = new List<Tensor>();
+        try
+        {
+            var logits = Head(Hidden(input, new MixerContext { AuxiliaryLosses = training ? auxiliary : null })).view(-1, Options.VocabSize);
+            var loss = functional.cross_entropy(logits.to_type(StatePrecision.Of(logits.dtype)), targets.reshape(-1));
+            return auxiliary.Aggregate(loss, (sum, part) => sum + part).MoveToOuterDisposeScope();
+        }
+        finally
+        {
+            auxiliary.ForEach(part => part.Dispose());
+        }
     }
 
     /// <summary>What stands in the residual stream, layer by layer.</summary>
@@ -187,7 +193,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
         context ??= MixerContext.None;
         var streams = new List<Tensor>();
         var embedded = Embed(input, context);
-        var final = backbone.forward(embedded, context, null, streams);
+        var final = backbone.forward(embedded, context, streams);
         return [.. streams.Prepend(embedded).Append(final).Select(stream => stream.MoveToOuterDisposeScope())];
     }
 
@@ -197,8 +203,7 @@ public sealed partial class CausalLanguageModel : Module<Tensor, Tensor>
             ? context with { Buffers = state.BeginStep() }
             : context;
 
-    private Tensor Hidden(Tensor ids, MixerContext context, List<Tensor>? balanceLosses = null) =>
-        backbone.forward(Embed(ids, context), context, balanceLosses);
+    private Tensor Hidden(Tensor ids, MixerContext context) => backbone.forward(Embed(ids, context), context);
 
     private Tensor Embed(Tensor ids, MixerContext context)
     {

@@ -1,4 +1,3 @@
-using System.Globalization;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -7,9 +6,6 @@ namespace Hybrid.Routing;
 /// <summary>How much memory a device has left.</summary>
 public static class FreeMemory
 {
-    private const string LinuxFile = "/proc/meminfo";
-    private const string LinuxKey = "MemAvailable:";
-
     /// <summary>
     /// Free memory in MiB: on Linux what the kernel says is available, on other systems what the .NET runtime saw at its last garbage
     /// collection. Null for a GPU, of which TorchSharp does not tell; <see cref="HybridAttention.MemoryProbe"/> takes one's own probe.
@@ -23,10 +19,9 @@ public static class FreeMemory
             return null;
         }
 
-        if (File.Exists(LinuxFile))
+        if (LinuxMemory.OfMachine(LinuxMemory.AvailableKey) is { } kilobytes)
         {
-            var line = File.ReadLines(LinuxFile).FirstOrDefault(line => line.StartsWith(LinuxKey, StringComparison.Ordinal));
-            return line is null ? null : long.Parse(line.AsSpan(LinuxKey.Length).Trim().TrimEnd(" kB"), CultureInfo.InvariantCulture) / 1024;
+            return kilobytes / 1024;
         }
 
         var info = GC.GetGCMemoryInfo();

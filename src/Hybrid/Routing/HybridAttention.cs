@@ -39,7 +39,7 @@ public sealed partial class HybridAttention : SequenceMixer
 
     /// <param name="width">Model width D.</param>
     /// <param name="options">Policy and branches; null means the defaults.</param>
-    /// <exception cref="ArgumentException">An option is out of its range or does not fit the width.</exception>
+    /// <exception cref="ArgumentException">An option is out of its range or does not fit the width, or asks for shared weights.</exception>
     public HybridAttention(long width, HybridAttentionOptions? options = null)
         : base(nameof(HybridAttention), width)
     {
@@ -85,14 +85,19 @@ public sealed partial class HybridAttention : SequenceMixer
     /// <returns>The mixer.</returns>
     public SequenceMixer Branch(Route route) => Select(route) is ResidualBlock { Mixer: { } mixer } ? mixer : Select(route);
 
-    /// <summary>What the router would decide for a sequence of this length now, on the CPU in float32. Counts nothing.</summary>
+    /// <summary>
+    /// What the router would decide for a sequence of this length now, on the CPU in float32. Counts nothing but the hits and misses of the
+    /// cache.
+    /// </summary>
     /// <param name="length">Length in tokens; at least 1.</param>
     /// <returns>The decision.</returns>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="length"/> is below 1.</exception>
     public RoutingDecision Decide(long length) => Decide(new RoutingRequest(length) { Training = training });
 
     /// <summary>What the router would decide now. Counts nothing but the hits and misses of the cache.</summary>
     /// <param name="request">What is known of the sequence.</param>
     /// <returns>The decision.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">The request's length or batch size is below 1.</exception>
     public RoutingDecision Decide(in RoutingRequest request) =>
         Override is { } forced ? Policy.Force(forced, request.Length) : decider.Decide(request);
 

@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Runtime.InteropServices;
 
 namespace Hybrid.Routing;
@@ -6,10 +5,8 @@ namespace Hybrid.Routing;
 /// <summary>The largest resident memory of the process while some work runs. Known on Linux alone.</summary>
 internal static class PeakMemory
 {
-    // Linux forgets the peak of a process when "5" is written here, and tells it in the other file.
+    // Linux forgets the peak of a process when "5" is written here.
     private const string ResetPeakFile = "/proc/self/clear_refs";
-    private const string StatusFile = "/proc/self/status";
-    internal const string PeakKey = "VmHWM:";
 
     /// <summary>Starts anew: gives back what is free, which would hide as much of what is taken next, and forgets the peak so far.</summary>
     /// <returns>False where the system does not forget: its peak would be that of the process so far.</returns>
@@ -32,16 +29,8 @@ internal static class PeakMemory
         }
     }
 
-    /// <summary>The peak since <see cref="Forget"/>, in MiB; null where the system does not tell.</summary>
-    public static double? Mib() => Kilobytes(PeakKey) / 1024.0;
-
-    /// <summary>An entry of the system's account of the process, in units of 1024 bytes; null where there is no such entry.</summary>
-    /// <param name="key">The entry, such as "VmRSS:".</param>
-    internal static long? Kilobytes(string key)
-    {
-        var line = File.ReadLines(StatusFile).FirstOrDefault(line => line.StartsWith(key, StringComparison.Ordinal));
-        return line is null ? null : long.Parse(line.AsSpan(key.Length).Trim().TrimEnd(" kB"), CultureInfo.InvariantCulture);
-    }
+    /// <summary>The peak since <see cref="Forget"/>, or since the process started, in MiB; null where the system does not tell.</summary>
+    public static double? Mib() => LinuxMemory.OfProcess(LinuxMemory.PeakKey) / 1024.0;
 
     /// <summary>Lets the C library return what it holds and nothing uses.</summary>
     internal static void GiveBackFreeMemory()

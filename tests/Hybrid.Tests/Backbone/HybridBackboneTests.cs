@@ -235,6 +235,33 @@ public class HybridBackboneTests
         }
     }
 
+    /// <summary>A recurrent layer has taken the tokens that a later layer refused: such a state must not go on as if nothing had been.</summary>
+    [Fact]
+    public void AStateThatACallLeftHalfAdvancedIsRefused()
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var backbone = new BackboneBuilder(Width).WithPattern(LayerPattern.Cycle(2, ["mamba", "custom"]))
+            .WithFactory("custom", width => new CausalOnly(width)).Build();
+        var x = Values.Normal(3, 2, 5, Width);
+        using var state = backbone.CreateState(2);
+        using var kept = state.Clone();
+        Assert.Throws<NotSupportedException>(() => backbone.forward(x, new MixerContext { State = state, PrefixLengths = [3, 3] }));
+        var refusal = Assert.Throws<ArgumentException>(() => backbone.forward(x, new MixerContext { State = state }));
+        Assert.StartsWith(
+            "HybridBackbone: an earlier call failed between the parts of this state: part 0 has 5 tokens; expected at most 0.", refusal.Message, StringComparison.Ordinal);
+        TensorAssert.Close(backbone.call(x), backbone.forward(x, new MixerContext { State = kept }), 1e-5, "from the clone");
+    }
+
+    /// <summary>Passes its input on, and refuses prefixes.</summary>
+    private sealed class CausalOnly(long width) : SequenceMixer(nameof(CausalOnly), width)
+    {
+        public override MixerState CreateState(long batchSize) => new ScalingMixer.Counter(batchSize);
+
+        public override Tensor forward(Tensor x, MixerContext context) =>
+            context.PrefixLengths is null ? x * 1 : throw new NotSupportedException("CausalOnly: there are no prefixes.");
+    }
+
     private static BackboneBuilder Builder()
     {
         manual_seed(6);

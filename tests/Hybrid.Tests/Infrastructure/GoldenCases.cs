@@ -41,9 +41,11 @@ public sealed class GoldenCase : IDisposable
 {
     private readonly SafeTensorsFile file;
     private readonly JsonElement flags;
+    private readonly string name;
 
     public GoldenCase(string path)
     {
+        name = Path.GetFileNameWithoutExtension(path);
         file = SafeTensorsFile.Open(path);
         using var document = JsonDocument.Parse(file.Metadata.GetValueOrDefault("flags", "{}"));
         flags = document.RootElement.Clone();
@@ -59,6 +61,17 @@ public sealed class GoldenCase : IDisposable
 
     public JsonElement? Flag(string name) =>
         flags.TryGetProperty(name, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
+
+    /// <summary>All inputs by name, each a leaf where it is of real numbers.</summary>
+    public Dictionary<string, Tensor> Inputs() => Under("in.").ToDictionary(entry => entry.Key, entry => entry.Value.requires_grad_(entry.Value.is_floating_point()));
+
+    /// <summary>Compares the gradients of the inputs with all that the case has.</summary>
+    public void CheckGradients(IReadOnlyDictionary<string, Tensor> inputs, double tolerance)
+    {
+        var gradients = Under("grad.").ToArray();
+        Assert.NotEmpty(gradients);
+        Assert.All(gradients, entry => TensorAssert.Close(entry.Value, inputs[entry.Key].grad!, tolerance, $"{name} gradient of {entry.Key}"));
+    }
 
     /// <summary>sum over outputs of upstream * output: the loss behind the gradients of a case.</summary>
     public Tensor Loss(params (string Name, Tensor Value)[] outputs)
@@ -77,4 +90,7 @@ public sealed class GoldenCase : IDisposable
     }
 
     public void Dispose() => file.Dispose();
+
+    private IEnumerable<KeyValuePair<string, Tensor>> Under(string prefix) =>
+        Names.Where(entry => entry.StartsWith(prefix, StringComparison.Ordinal)).Select(entry => KeyValuePair.Create(entry[prefix.Length..], Get(entry)));
 }

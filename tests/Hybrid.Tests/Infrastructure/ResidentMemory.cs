@@ -16,7 +16,7 @@ internal static class ResidentMemory
         GC.Collect();
         GC.WaitForPendingFinalizers();
         PeakMemory.GiveBackFreeMemory();
-        return Read("VmRSS:");
+        return Read(LinuxMemory.ResidentKey);
     }
 
     /// <summary>Bytes above those in use before, at the peak of some work.</summary>
@@ -25,8 +25,8 @@ internal static class ResidentMemory
         var before = Held();
         Assert.True(PeakMemory.Forget());
         work();
-        return Read(PeakMemory.PeakKey) - before;
+        return Read(LinuxMemory.PeakKey) - before;
     }
 
-    private static long Read(string key) => PeakMemory.Kilobytes(key)!.Value * 1024;
+    private static long Read(string key) => LinuxMemory.OfProcess(key)!.Value * 1024;
 }

@@ -24,6 +24,21 @@ public static class TensorAssert
         Assert.True(error <= tolerance, $"{what}: largest error is {error:g3} of the largest element, allowed is {tolerance:g3}");
     }
 
+    /// <summary>Each tensor as <see cref="Close"/> compares it.</summary>
+    /// <param name="expected">What is compared with.</param>
+    /// <param name="actual">As many tensors.</param>
+    /// <param name="tolerance">Of each tensor.</param>
+    /// <param name="what">What all of them belong to.</param>
+    /// <param name="names">What each is; those without a name are counted.</param>
+    public static void AllClose(IReadOnlyList<Tensor> expected, IReadOnlyList<Tensor> actual, double tolerance, string what, params string[] names)
+    {
+        Assert.Equal(expected.Count, actual.Count);
+        for (var i = 0; i < expected.Count; i++)
+        {
+            Close(expected[i], actual[i], tolerance, $"{what}: {(i < names.Length ? names[i] : $"tensor {i} of outputs and gradients")}");
+        }
+    }
+
     /// <summary>Equal bit for bit.</summary>
     public static void Identical(Tensor expected, Tensor actual, string what)
     {

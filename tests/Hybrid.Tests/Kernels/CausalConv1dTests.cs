@@ -20,8 +20,7 @@ public class CausalConv1dTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.Load("causal_conv1d", name);
-        var leaves = golden.Names.Where(tensor => tensor.StartsWith("in.", StringComparison.Ordinal))
-            .ToDictionary(tensor => tensor[3..], tensor => golden.Get(tensor).requires_grad_(true));
+        var leaves = golden.Inputs();
         var weight = leaves["weight"];
         var context = weight.size(1) - 1;
         var history = leaves.GetValueOrDefault("initial_states") ?? leaves.GetValueOrDefault("conv_state");
@@ -36,10 +35,7 @@ public class CausalConv1dTests
         if (golden.Has("upstream.y"))
         {
             golden.Loss(("y", y.transpose(1, 2))).backward();
-            foreach (var (key, leaf) in leaves.Where(leaf => golden.Has("grad." + leaf.Key)))
-            {
-                TensorAssert.Close(golden.Get("grad." + key), leaf.grad!, Tolerance, $"{name} gradient of {key}");
-            }
+            golden.CheckGradients(leaves, Tolerance);
         }
     }
 
@@ -106,30 +102,8 @@ public class CausalConv1dTests
     {
         using var scope = NewDisposeScope();
         manual_seed(13);
-        var (x, weight, bias, upstream) = (randn(3, 170, 600), randn(600, width), randn(600), randn(3, 170, 600));
-        var threads = get_num_threads();
-        try
-        {
-            set_num_threads(1);
-            var one = Results();
-            set_num_threads(2);
-            foreach (var (expected, actual) in one.Zip(Results()))
-            {
-                TensorAssert.Identical(expected, actual, "one thread and two");
-            }
-        }
-        finally
-        {
-            set_num_threads(threads);
-        }
-
-        Tensor[] Results()
-        {
-            Tensor[] leaves = [.. new[] { x, weight, bias }.Select(input => input.detach().clone().requires_grad_(true))];
-            var (y, _) = CausalConv1d.Apply(leaves[0], leaves[1], leaves[2], Activation.Silu);
-            y.backward([upstream]);
-            return [y, .. leaves.Select(leaf => leaf.grad!)];
-        }
+        Tensor[] inputs = [randn(3, 170, 600), randn(600, width), randn(600)];
+        ThreadCount.ChangesNothing(() => Differentiation.Results(inputs, x => CausalConv1d.Apply(x[0], x[1], x[2], Activation.Silu)));
     }
 
     [Fact]

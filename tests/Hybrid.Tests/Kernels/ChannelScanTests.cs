@@ -9,7 +9,7 @@ namespace Hybrid.Tests.Kernels;
 /// <summary>What the recurrences on one SIMD pass have in common, each against its reference of plain tensor operations.</summary>
 public class ChannelScanTests
 {
-    // Both are float32 computations of the same numbers in another order, over up to a hundred steps.
+    // float32 against float64 over up to a hundred steps.
     private const double Tolerance = 1e-5;
 
     private static readonly string[] Operations =
@@ -25,7 +25,9 @@ public class ChannelScanTests
             var data = new TheoryData<string, long, long, long, string>();
             foreach (var operation in Operations)
             {
-                data.Add(operation, 1, 1, 1, "");
+                // Without a state the first token of wkv is its own mean, whatever the bonus: that gradient would be rounding alone.
+                data.Add(operation, 1, 1, 1, "state");
+                data.Add(operation, 1, 2, 1, "");
                 data.Add(operation, 2, 2, 15, "state");
                 data.Add(operation, 1, 31, 17, "state mask");
                 data.Add(operation, 3, 32, 16, "restart");
@@ -46,12 +48,9 @@ public class ChannelScanTests
         var inputs = Inputs(operation, batch, time, channels);
         var mask = With("mask") ? rand(batch, time).gt(0.3) : null;
         var restart = With("restart") ? rand(batch, time).gt(0.8) : null;
-        var results = Results(operation, inputs, With("state"), mask, restart, referenceOnly: false);
-        var expected = Results(operation, inputs, With("state"), mask, restart, referenceOnly: true);
-        for (var i = 0; i < expected.Count; i++)
-        {
-            TensorAssert.Close(expected[i], results[i], Tolerance, $"tensor {i} of results and gradients");
-        }
+        var results = Results(operation, inputs, With("state"), mask, restart);
+        var expected = Results(operation, inputs, With("state"), mask, restart, ScalarType.Float64);
+        TensorAssert.AllClose(expected, results, Tolerance, operation);
 
         bool With(string what) => with.Contains(what, StringComparison.Ordinal);
     }
@@ -63,17 +62,7 @@ public class ChannelScanTests
         using var scope = NewDisposeScope();
         manual_seed(42);
         var inputs = Inputs(operation, 3, 70, 300);
-        var one = Run(1);
-        foreach (var (expected, actual) in one.Zip(Run(3)))
-        {
-            TensorAssert.Identical(expected, actual, "one thread and three");
-        }
-
-        List<Tensor> Run(int threads)
-        {
-            using var count = new ThreadCount(threads);
-            return Results(operation, inputs, true, null, null, referenceOnly: false);
-        }
+        ThreadCount.ChangesNothing(() => Results(operation, inputs, true, null, null));
     }
 
     [Theory]
@@ -115,7 +104,7 @@ public class ChannelScanTests
     {
         using var scope = NewDisposeScope();
         manual_seed(45);
-        var inputs = Leaves(Inputs(operation, 2, 5, 7));
+        var inputs = Differentiation.Leaves(Inputs(operation, 2, 5, 7));
         var (y, states) = Apply(operation, inputs, true, null, null, stateGradient: false);
         Assert.True(y.requires_grad);
         Assert.All(states, state => Assert.False(state.requires_grad));
@@ -129,7 +118,7 @@ public class ChannelScanTests
     {
         using var scope = NewDisposeScope();
         manual_seed(46);
-        var inputs = Leaves(Inputs(operation, 2, 40, 7));
+        var inputs = Differentiation.Leaves(Inputs(operation, 2, 40, 7));
         Step();
         var before = LiveTensors.Before();
         for (var i = 0; i < 10; i++)
@@ -198,15 +187,14 @@ public class ChannelScanTests
         return (mean, stateGradient ? [sums.Numerator * sums.Maximum.exp(), sums.Denominator * sums.Maximum.exp()] : [sums.Numerator, sums.Denominator]);
     }
 
-    private static List<Tensor> Results(string operation, Tensor[] inputs, bool state, Tensor? mask, Tensor? restart, bool referenceOnly)
-    {
-        using var kernels = new KernelChoice(referenceOnly);
-        var x = Leaves(inputs);
-        var (y, states) = Apply(operation, x, state, mask, restart);
-        Tensor[] all = [y, .. states];
-        all.Select((result, i) => (result * (arange(result.numel()) * 0.7 + i).sin().view(result.shape)).sum()).Aggregate((a, b) => a + b).backward();
-        return [.. all, .. x.Select(leaf => leaf.grad ?? zeros_like(leaf))];
-    }
-
-    private static Tensor[] Leaves(Tensor[] inputs) => [.. inputs.Select(input => input.detach().clone().requires_grad_(true))];
+    /// <summary>Outputs and gradients, of the SIMD kernel in float32 and of the reference in float64.</summary>
+    private static Tensor[] Results(string operation, Tensor[] inputs, bool state, Tensor? mask, Tensor? restart, ScalarType dtype = ScalarType.Float32) =>
+        Differentiation.Results(
+            inputs,
+            x =>
+            {
+                var (y, states) = Apply(operation, x, state, mask, restart);
+                return [y, .. states];
+            },
+            dtype);
 }

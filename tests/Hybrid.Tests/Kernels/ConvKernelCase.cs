@@ -33,36 +33,29 @@ internal static class ConvKernelCase
     {
         using var scope = NewDisposeScope();
         manual_seed(12);
-        var inputs = new List<Tensor> { randn(batch, time, channels), randn(channels, width) };
+        var drawn = new List<Tensor> { randn(batch, time, channels), randn(channels, width) };
         var bias = with.Contains("bias", StringComparison.Ordinal);
         var state = with.Contains("state", StringComparison.Ordinal);
-        inputs.AddRange(bias ? [randn(channels)] : []);
-        inputs.AddRange(state ? [randn(batch, width - 1, channels)] : []);
+        drawn.AddRange(bias ? [randn(channels)] : []);
+        drawn.AddRange(state ? [randn(batch, width - 1, channels)] : []);
+        Tensor[] inputs = [.. drawn.Select(input => input.to(device))];
         long[]? lengths = with.Contains("lengths", StringComparison.Ordinal) ? [2, time] : null;
         var ids = with.Contains("packed", StringComparison.Ordinal) ? rand(batch, time).gt(0.7).to_type(ScalarType.Int64).cumsum(1).to(device) : null;
-        var (upstream, upstreamState) = (randn(batch, time, channels).to(device), randn(batch, width - 1, channels).to(device));
 
         foreach (var activation in Enum.GetValues<Activation>())
         {
-            var reference = Results((x, b, s) => CausalConv1d.Reference(x[0], x[1], b, activation, s, lengths, ids));
-            var fast = Results((x, b, s) => CausalConv1d.Fused(kernel, x[0], x[1], b, activation, s, lengths, ids));
+            var reference = Differentiation.Results(inputs, x => CausalConv1d.Reference(x[0], x[1], Bias(x), activation, State(x), lengths, ids));
+            var fast = Differentiation.Results(inputs, x => CausalConv1d.Fused(kernel, x[0], x[1], Bias(x), activation, State(x), lengths, ids));
             if (width > 1)
             {
                 TensorAssert.Identical(reference[1], fast[1], "state");
             }
 
-            for (var i = 0; i < fast.Count; i++)
-            {
-                TensorAssert.Close(reference[i], fast[i], tolerance, $"{activation}: tensor {i} of y, state and the gradients of the inputs");
-            }
+            TensorAssert.AllClose(reference, fast, tolerance, $"{activation}", "y", "state");
         }
 
-        List<Tensor> Results(Func<Tensor[], Tensor?, Tensor?, (Tensor Y, Tensor State)> convolve)
-        {
-            var x = inputs.Select(input => input.detach().to(device).clone().requires_grad_(true)).ToArray();
-            var (y, last) = convolve(x, bias ? x[2] : null, state ? x[^1] : null);
-            ((y * upstream).sum() + (last * upstreamState).sum()).backward();
-            return [y.detach(), last.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        Tensor? Bias(Tensor[] x) => bias ? x[2] : null;
+
+        Tensor? State(Tensor[] x) => state ? x[^1] : null;
     }
 }

@@ -51,17 +51,14 @@ public class GatedDeltaTests
         using var scope = NewDisposeScope();
         using var kernels = new KernelChoice(referenceKernel);
         using var golden = GoldenCases.Load(operation, name);
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var (o, state) = Run(golden, inputs);
 
         TensorAssert.Close(TimeFirst(golden, golden.Get("out.o")), o, Tolerance, $"{name} o");
         TensorAssert.Close(golden.Get("out.final_state"), state, Tolerance, $"{name} final_state");
 
         golden.Loss(("o", TimeFirst(golden, o)), ("final_state", state)).backward();
-        foreach (var (key, input) in inputs)
-        {
-            TensorAssert.Close(golden.Get("grad." + key), input.grad!, Tolerance, $"{name} gradient of {key}");
-        }
+        golden.CheckGradients(inputs, Tolerance);
     }
 
     [Theory]
@@ -71,7 +68,7 @@ public class GatedDeltaTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var golden = GoldenCases.Load(operation, name);
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var axis = TimeIsThird(golden) ? 2 : 1;
         var length = inputs["q"].size(axis);
         foreach (var split in new[] { 1, 17, length / 2, length - 1 }.Where(split => split > 0 && split < length))
@@ -113,26 +110,13 @@ public class GatedDeltaTests
             randn(batch, time, heads, keyWidth), Unit(randn(batch, time, heads, keyWidth)), randn(batch, time, heads, valueWidth),
             rand(batch, time, heads), -rand(batch, time, heads) * decay, randn(batch, heads, keyWidth, valueWidth),
         ];
-        var (upstreamO, upstreamState) = (randn(batch, time, heads, valueWidth), randn(batch, heads, keyWidth, valueWidth));
-
-        var expected = Results(ScalarType.Float64, x => NaiveGatedDelta.Run(x[0], x[1], x[2], x[3], x[4], x[5], 0.7));
-        string[] names = ["o", "state", "dq", "dk", "dv", "dbeta", "dg", "dinitial"];
+        var expected = Differentiation.Results(inputs, x => NaiveGatedDelta.Run(x[0], x[1], x[2], x[3], x[4], x[5], 0.7), ScalarType.Float64);
         foreach (var referenceKernel in new[] { false, true })
         {
             using var kernels = new KernelChoice(referenceKernel);
-            var actual = Results(ScalarType.Float32, x => GatedDelta.Apply(x[0], x[1], x[2], x[3], x[4], 0.7, initialState: x[5]));
-            for (var i = 0; i < names.Length; i++)
-            {
-                TensorAssert.Close(expected[i], actual[i], Tolerance, $"{names[i]}, reference kernel {referenceKernel}");
-            }
-        }
-
-        List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor O, Tensor State)> rule)
-        {
-            var x = inputs.Select(input => input.to_type(dtype).detach().clone().requires_grad_(true)).ToArray();
-            var (o, state) = rule(x);
-            ((o * upstreamO).sum() + (state * upstreamState).sum()).backward();
-            return [o, state, .. x.Select(leaf => leaf.grad!)];
+            var actual = Differentiation.Results(inputs, x => GatedDelta.Apply(x[0], x[1], x[2], x[3], x[4], 0.7, initialState: x[5]));
+            TensorAssert.AllClose(
+                expected, actual, Tolerance, $"reference kernel {referenceKernel}", "o", "state", "dq", "dk", "dv", "dbeta", "dg", "dinitial");
         }
     }
 
@@ -162,7 +146,7 @@ public class GatedDeltaTests
         manual_seed(8);
         var k = manyRepeatedKeys ? randn(1, 1, 2, 6).expand(1, 200, 2, 6).contiguous() * 1e4 : randn(1, 200, 2, 6) * 1e4;
         Tensor[] inputs = [randn(1, 200, 2, 6) * 1e4, k, randn(1, 200, 2, 4) * 1e4, ones(1, 200, 2), -(randn(1, 200, 2) * 3).exp()];
-        var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
+        var x = Differentiation.Leaves(inputs);
         var (o, state) = GatedDelta.Apply(x[0], x[1], x[2], x[3], x[4], normalise: true);
         (o.sum() + state.sum()).backward();
         Assert.All(x, leaf => Assert.True(leaf.grad!.isfinite().all().ToBoolean()));
@@ -205,8 +189,8 @@ public class GatedDeltaTests
         Tensor[] inputs = [randn(1, 80, 2, 3), randn(1, 80, 2, 3), randn(1, 80, 2, 4), rand(1, 80, 2), -rand(1, 80, 2)];
         (long Start, long Length)[] sequences = [(0, 4), (4, 35), (39, 1), (40, 40)];
         var starts = Enumerable.Range(0, 80).Select(t => t > 0 && sequences.Any(sequence => sequence.Start == t)).ToArray();
-        var together = Leaves();
-        var apart = Leaves();
+        var together = Differentiation.Leaves(inputs);
+        var apart = Differentiation.Leaves(inputs);
 
         var (packed, last) = GatedDelta.Apply(
             together[0], together[1], together[2], together[3], together[4], normalise: true, restart: tensor(starts).unsqueeze(0));
@@ -226,8 +210,6 @@ public class GatedDeltaTests
             // A restart drops what came before, so that decay has no effect; alone, it decays a state of zeros.
             TensorAssert.Close(expected.grad!, actual.grad!, Tolerance, "gradient");
         }
-
-        Tensor[] Leaves() => [.. inputs.Select(input => input.detach().clone().requires_grad_(true))];
     }
 
     [Fact]
@@ -292,10 +274,6 @@ public class GatedDeltaTests
 
     /// <summary>Swaps time and heads where the case has heads first.</summary>
     private static Tensor TimeFirst(GoldenCase golden, Tensor x) => TimeIsThird(golden) ? x.transpose(1, 2) : x;
-
-    private static Dictionary<string, Tensor> Inputs(GoldenCase golden) =>
-        golden.Names.Where(name => name.StartsWith("in.", StringComparison.Ordinal))
-            .ToDictionary(name => name[3..], name => golden.Get(name).requires_grad_(true));
 
     private static (Tensor O, Tensor State) Run(GoldenCase golden, Dictionary<string, Tensor> inputs) => GatedDelta.Apply(
         TimeFirst(golden, inputs["q"]),

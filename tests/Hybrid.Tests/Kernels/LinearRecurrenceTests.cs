@@ -20,15 +20,13 @@ public class LinearRecurrenceTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.Load("linear_recurrence", name);
-        var inputs = new[] { "x", "g", "initial_state" }.Where(key => golden.Has("in." + key))
-            .ToDictionary(key => key, key => golden.Get("in." + key).requires_grad_(true));
-
+        var inputs = golden.Inputs();
         var (y, state) = LinearRecurrence.Apply(inputs["x"], inputs["g"], inputs.GetValueOrDefault("initial_state"));
         TensorAssert.Close(golden.Get("out.y"), y, Tolerance, $"{name} y");
         TensorAssert.Close(golden.Get("out.final_state"), state, Tolerance, $"{name} final_state");
 
         golden.Loss(("y", y), ("final_state", state)).backward();
-        Assert.All(inputs, entry => TensorAssert.Close(golden.Get("grad." + entry.Key), entry.Value.grad!, Tolerance, $"{name} gradient of {entry.Key}"));
+        golden.CheckGradients(inputs, Tolerance);
     }
 
     /// <summary>
@@ -42,9 +40,7 @@ public class LinearRecurrenceTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.First(operation);
-        var inputs = golden.Names.Where(name => name.StartsWith("in.", StringComparison.Ordinal))
-            .ToDictionary(name => name[3..], name => golden.Get(name).requires_grad_(true));
-
+        var inputs = golden.Inputs();
         var (o, state) = operation == "gla"
             ? Run(inputs["g"], inputs["k"], inputs["v"])
             : Run(inputs["w"].transpose(1, 2), inputs["k"].transpose(1, 2), inputs["v"].transpose(1, 2));
@@ -52,7 +48,7 @@ public class LinearRecurrenceTests
         TensorAssert.Close(golden.Get("out.final_state"), state, Tolerance, $"{operation} final_state");
 
         golden.Loss(("o", o), ("final_state", state)).backward();
-        Assert.All(inputs, entry => TensorAssert.Close(golden.Get("grad." + entry.Key), entry.Value.grad!, Tolerance, $"{operation} gradient of {entry.Key}"));
+        golden.CheckGradients(inputs, Tolerance);
 
         // g and k [B, T, H, K], v [B, T, H, V].
         (Tensor O, Tensor FinalState) Run(Tensor g, Tensor k, Tensor v)

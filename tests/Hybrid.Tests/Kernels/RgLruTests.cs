@@ -12,9 +12,6 @@ public class RgLruTests
     // Cases were rounded to float32 from float64, so this is the rounding of a float32 kernel over a few hundred steps.
     private const double Tolerance = 1e-5;
 
-    private static readonly string[] Weights =
-        ["input_gate_weight", "input_gate_bias", "recurrent_gate_weight", "recurrent_gate_bias", "recurrent_param"];
-
     public static TheoryData<string> Cases => GoldenCases.Of("rg_lru");
 
     [Theory]
@@ -23,9 +20,8 @@ public class RgLruTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.Load("rg_lru", name);
-        var inputs = Weights.Append("x").Append("initial_state").Where(key => golden.Has("in." + key))
-            .ToDictionary(key => key, key => golden.Get("in." + key).requires_grad_(true));
-        var first = golden.Get("in.position_ids").eq(0);
+        var inputs = golden.Inputs();
+        var first = inputs["position_ids"].eq(0);
 
         var (logDecay, driving) = RgLru.Coefficients(
             inputs["x"], inputs["input_gate_weight"], inputs["input_gate_bias"], inputs["recurrent_gate_weight"], inputs["recurrent_gate_bias"],
@@ -38,7 +34,7 @@ public class RgLruTests
         TensorAssert.Close(golden.Get("out.final_state"), state, Tolerance, $"{name} final_state");
 
         golden.Loss(("y", y), ("final_state", state)).backward();
-        Assert.All(inputs, entry => TensorAssert.Close(golden.Get("grad." + entry.Key), entry.Value.grad!, Tolerance, $"{name} gradient of {entry.Key}"));
+        golden.CheckGradients(inputs, Tolerance);
     }
 
     [Theory]
@@ -48,8 +44,8 @@ public class RgLruTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var golden = GoldenCases.Load("rg_lru", name);
-        var inputs = Weights.ToDictionary(key => key, key => golden.Get("in." + key));
-        var (x, first) = (golden.Get("in.x"), golden.Get("in.position_ids").eq(0));
+        var inputs = golden.Inputs();
+        var (x, first) = (inputs["x"], inputs["position_ids"].eq(0));
         var time = x.size(1);
         for (var split = 1L; split < time; split += Math.Max(1, time / 15))
         {

@@ -25,12 +25,8 @@ public class RootMeanSquareTests
     public void EqualsTheComposedFormWithGradients(int rows, int width)
     {
         using var scope = NewDisposeScope();
-        var (x, weight, gradient) = (Values.Normal(1, rows, width), Values.Normal(2, width), Values.Normal(3, rows, width));
-        var (y, gradX, gradWeight) = Run(x, weight, gradient);
-        var (expected, expectedX, expectedWeight) = Run(x.@double(), weight.@double(), gradient.@double());
-        TensorAssert.Close(expected, y, Tolerance, "output");
-        TensorAssert.Close(expectedX, gradX, Tolerance, "gradient of x");
-        TensorAssert.Close(expectedWeight, gradWeight, Tolerance, "gradient of the weight");
+        Tensor[] inputs = [Values.Normal(1, rows, width), Values.Normal(2, width), Values.Normal(3, rows, width)];
+        TensorAssert.AllClose(Run([.. inputs.Select(input => input.@double())]), Run(inputs), Tolerance, "norm", "y", "dx", "dweight");
     }
 
     /// <summary>Groups around the width of a register, and a gate that is a slice of a wider tensor, as layers cut it.</summary>
@@ -50,10 +46,7 @@ public class RootMeanSquareTests
             var inputs = GatedInputs(rows, width);
             var fast = RunGated(inputs, normBeforeGate, groups);
             var reference = RunGated([.. inputs.Select(input => input.@double())], normBeforeGate, groups);
-            for (var i = 0; i < fast.Count; i++)
-            {
-                TensorAssert.Close(reference[i], fast[i], Tolerance, $"norm before gate {normBeforeGate}: tensor {i} of y and the gradients of x, z and weight");
-            }
+            TensorAssert.AllClose(reference, fast, Tolerance, $"norm before gate {normBeforeGate}", "y", "dx", "dz", "dweight");
         }
     }
 
@@ -83,24 +76,9 @@ public class RootMeanSquareTests
     {
         using var scope = NewDisposeScope();
         var inputs = GatedInputs(300, 257);
-        foreach (var run in new Func<List<Tensor>>[]
-        {
-            () => Run(inputs[0], inputs[2], inputs[3]) is var (y, gradX, gradWeight) ? [y, gradX, gradWeight] : [],
-            () => RunGated(inputs, normBeforeGate: false, 1),
-            () => RunGated(inputs, normBeforeGate: true, 1),
-        })
-        {
-            foreach (var (alone, shared) in RunOn(1).Zip(RunOn(3)))
-            {
-                TensorAssert.Identical(alone, shared, "one thread and three");
-            }
-
-            List<Tensor> RunOn(int threads)
-            {
-                using var count = new ThreadCount(threads);
-                return run();
-            }
-        }
+        ThreadCount.ChangesNothing(() => Run([inputs[0], inputs[2], inputs[3]]));
+        ThreadCount.ChangesNothing(() => RunGated(inputs, normBeforeGate: false, 1));
+        ThreadCount.ChangesNothing(() => RunGated(inputs, normBeforeGate: true, 1));
     }
 
     [Theory]
@@ -176,14 +154,15 @@ public class RootMeanSquareTests
         return [y.detach(), leaves[0].grad!, leaves[1].grad!, norm.get_parameter("weight")!.grad!.clone()];
     }
 
-    private static (Tensor Y, Tensor GradX, Tensor GradWeight) Run(Tensor x, Tensor weight, Tensor gradient)
+    /// <summary>From x, weight and upstream: y and the gradients of x and weight.</summary>
+    private static List<Tensor> Run(Tensor[] inputs)
     {
+        var (leaf, weight) = (inputs[0].detach().clone().requires_grad_(true), inputs[1]);
         using var norm = new RmsNorm(weight.size(0), 1e-3);
-        norm.to(x.dtype);
+        norm.to(weight.dtype);
         norm.load_state_dict(new Dictionary<string, Tensor> { ["weight"] = weight });
-        var leaf = x.detach().clone().requires_grad_(true);
         var y = norm.call(leaf);
-        (y * gradient).sum().backward();
-        return (y.detach(), leaf.grad!, norm.get_parameter("weight")!.grad!.clone());
+        (y * inputs[2]).sum().backward();
+        return [y.detach(), leaf.grad!, norm.get_parameter("weight")!.grad!.clone()];
     }
 }

@@ -25,26 +25,16 @@ public class RotationTests
     {
         using var scope = NewDisposeScope();
         var x = Values.Normal(1, batch, time, heads, (2 * half) + rest).transpose(1, 2);
-        var (turns, upstream) = (Values.Normal(2, batch, ofEachHead ? heads : 1, time, half) * 9, Values.Normal(3, batch, heads, time, (2 * half) + rest));
-        var fast = Run(x, turns, upstream, Rotation.Apply);
-        var reference = Run(x.to_type(ScalarType.Float64), turns.to_type(ScalarType.Float64), upstream.to_type(ScalarType.Float64), Rotation.Reference);
-        for (var i = 0; i < fast.Length; i++)
-        {
-            TensorAssert.Close(reference[i], fast[i], Tolerance, $"tensor {i} of y and the gradient");
-        }
+        var turns = Values.Normal(2, batch, ofEachHead ? heads : 1, time, half) * 9;
+        var (cos, sin) = (turns.cos(), turns.sin());
+        var fast = Differentiation.Results([x], leaf => [Rotation.Apply(leaf[0], (cos, sin))]);
+        var reference = Differentiation.Results([x], leaf => [Rotation.Reference(leaf[0], (cos.@double(), sin.@double()))], ScalarType.Float64);
+        TensorAssert.AllClose(reference, fast, Tolerance, "rotation", "y", "dx");
 
         using var guard = no_grad();
         var own = x.clone();
-        Rotation.ApplyInPlace(own, (turns.cos(), turns.sin()));
+        Rotation.ApplyInPlace(own, (cos, sin));
         TensorAssert.Identical(fast[0], own, "in place");
-
-        static Tensor[] Run(Tensor x, Tensor turns, Tensor upstream, Func<Tensor, (Tensor Cos, Tensor Sin), Tensor> turn)
-        {
-            var leaf = x.detach().requires_grad_(true);
-            var y = turn(leaf, (turns.cos().to_type(ScalarType.Float32).to_type(x.dtype), turns.sin().to_type(ScalarType.Float32).to_type(x.dtype)));
-            y.backward([upstream]);
-            return [y.detach(), leaf.grad!];
-        }
     }
 
     [Fact]

@@ -36,7 +36,7 @@ public class SelectiveScanTests
         using var scope = NewDisposeScope();
         using var kernels = new KernelChoice(referenceKernel);
         using var golden = GoldenCases.Load("selective_scan", name);
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var (y, state) = Run(inputs, golden.Flag("delta_softplus")?.GetBoolean() ?? false);
 
         TensorAssert.Close(golden.Get("out.y"), y.transpose(1, 2), Tolerance, $"{name} y");
@@ -47,10 +47,7 @@ public class SelectiveScanTests
         }
 
         golden.Loss(("y", y.transpose(1, 2)), ("last_state", state)).backward();
-        foreach (var (key, input) in inputs)
-        {
-            TensorAssert.Close(golden.Get("grad." + key), input.grad!, Tolerance, $"{name} gradient of {key}");
-        }
+        golden.CheckGradients(inputs, Tolerance);
     }
 
     [Theory]
@@ -60,7 +57,7 @@ public class SelectiveScanTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var golden = GoldenCases.Load("selective_scan", name);
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var softplus = golden.Flag("delta_softplus")?.GetBoolean() ?? false;
         var length = inputs["u"].size(2);
         foreach (var split in new[] { 1, length / 2, length - 1 }.Where(split => split > 0 && split < length))
@@ -113,23 +110,14 @@ public class SelectiveScanTests
             randn(batch, time, channels), randn(batch, time, channels), -randn(channels, stateSize).exp(), randn(batch, time, stateSize),
             randn(batch, time, stateSize), randn(channels), randn(batch, time, channels), randn(channels), randn(batch, channels, stateSize),
         ];
-        var (upstreamY, upstreamState) = (randn(batch, time, channels), randn(batch, channels, stateSize));
         Assert.True(SelectiveScan.CanRunOnCpu(out var reason, ("u", inputs[0])), reason);
 
-        var fast = Results(false);
-        var reference = Results(true);
-        for (var i = 0; i < fast.Count; i++)
-        {
-            TensorAssert.Close(reference[i], fast[i], Tolerance, $"tensor {i} of y, state and the gradients of the inputs");
-        }
+        TensorAssert.AllClose(Results(true), Results(false), Tolerance, "scan");
 
-        List<Tensor> Results(bool referenceKernel)
+        Tensor[] Results(bool referenceKernel)
         {
             using var kernels = new KernelChoice(referenceKernel);
-            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, x[8]);
-            ((y * upstreamY).sum() + (state * upstreamState).sum()).backward();
-            return [y, state, .. x.Select(leaf => leaf.grad!)];
+            return Differentiation.Results(inputs, x => SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, x[8]));
         }
     }
 
@@ -197,30 +185,8 @@ public class SelectiveScanTests
         [
             randn(3, 70, 300), randn(3, 70, 300), -randn(300, 6).exp(), randn(3, 70, 6), randn(3, 70, 6), randn(300), randn(3, 70, 300), randn(300),
         ];
-        var upstream = randn(3, 70, 300);
-        var threads = get_num_threads();
-        try
-        {
-            set_num_threads(1);
-            var one = Results();
-            set_num_threads(2);
-            foreach (var (expected, actual) in one.Zip(Results()))
-            {
-                TensorAssert.Identical(expected, actual, "one thread and two");
-            }
-        }
-        finally
-        {
-            set_num_threads(threads);
-        }
-
-        Tensor[] Results()
-        {
-            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true);
-            y.backward([upstream]);
-            return [y, state, .. x.Select(leaf => leaf.grad!)];
-        }
+        ThreadCount.ChangesNothing(() => Differentiation.Results(
+            inputs, x => SelectiveScan.Apply(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true)));
     }
 
     [Fact]
@@ -237,7 +203,7 @@ public class SelectiveScanTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.First("selective_scan");
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var (before, _) = Run(inputs, true);
         inputs["C"] = inputs["C"] * 1.5;
         var (after, _) = Run(inputs, true);
@@ -273,23 +239,9 @@ public class SelectiveScanTests
         Assert.Contains("B must be [2, 5, 4], [2, 5, G, 4] with G dividing 3, or [3, 4]; got [2, 5, 2, 4].", error.Message, StringComparison.Ordinal);
     }
 
-    /// <summary>Forces the reference kernel, or the dispatcher's choice, for a while.</summary>
-    private sealed class KernelChoice : IDisposable
-    {
-        private readonly bool before = KernelDispatcher.ReferenceOnly;
-
-        public KernelChoice(bool referenceOnly) => KernelDispatcher.ReferenceOnly = referenceOnly;
-
-        public void Dispose() => KernelDispatcher.ReferenceOnly = before;
-    }
-
     private static Tensor Random(params long[] shape) => randn(shape, dtype: ScalarType.Float64);
 
-    /// <summary>The inputs of a case, time last as the case has them, each a leaf.</summary>
-    private static Dictionary<string, Tensor> Inputs(GoldenCase golden) =>
-        golden.Names.Where(name => name.StartsWith("in.", StringComparison.Ordinal))
-            .ToDictionary(name => name[3..], name => golden.Get(name).requires_grad_(true));
-
+    /// <summary>Part of a case's inputs, which have time last.</summary>
     private static Dictionary<string, Tensor> Slice(Dictionary<string, Tensor> inputs, long start, long length)
     {
         var time = inputs["u"].size(2);

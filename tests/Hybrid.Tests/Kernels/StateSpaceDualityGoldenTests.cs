@@ -44,7 +44,7 @@ public class StateSpaceDualityGoldenTests
         using var scope = NewDisposeScope();
         using var kernels = new KernelChoice(referenceKernel);
         using var golden = GoldenCases.Load("ssd", name);
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var (y, state) = Run(golden, inputs, chunkSize);
 
         TensorAssert.Close(golden.Get("out.y"), y, Tolerance, $"{name} y");
@@ -54,10 +54,7 @@ public class StateSpaceDualityGoldenTests
         }
 
         golden.Loss(("y", y), ("final_state", state)).backward();
-        foreach (var (key, input) in inputs)
-        {
-            TensorAssert.Close(golden.Get("grad." + key), input.grad!, Tolerance, $"{name} gradient of {key}");
-        }
+        golden.CheckGradients(inputs, Tolerance);
     }
 
     [Theory]
@@ -67,7 +64,7 @@ public class StateSpaceDualityGoldenTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var golden = GoldenCases.Load("ssd", name);
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var (whole, final) = Run(golden, inputs, 16);
         var length = inputs["x"].size(1);
         for (var split = 1L; split < length; split++)
@@ -90,7 +87,7 @@ public class StateSpaceDualityGoldenTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.Load("ssd_mixer", name);
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var (heads, headWidth) = (inputs["A"].size(0), golden.Flag("headdim")!.Value.GetInt64());
         var (groups, states) = (golden.Flag("ngroups")!.Value.GetInt64(), golden.Flag("d_state")!.Value.GetInt64());
         var (inner, matrix) = (heads * headWidth, groups * states);
@@ -112,11 +109,8 @@ public class StateSpaceDualityGoldenTests
 
         TensorAssert.Close(golden.Get("out.y"), y, Tolerance, $"{name} y");
         golden.Loss(("y", y)).backward();
-        foreach (var (key, input) in inputs)
-        {
-            var gradient = key == "norm_weight" ? norm.get_parameter("weight")!.grad : input.grad;
-            TensorAssert.Close(golden.Get("grad." + key), gradient!, Tolerance, $"{name} gradient of {key}");
-        }
+        inputs["norm_weight"] = norm.get_parameter("weight")!;
+        golden.CheckGradients(inputs, Tolerance);
     }
 
     [Fact]
@@ -124,7 +118,7 @@ public class StateSpaceDualityGoldenTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.First("ssd");
-        var inputs = Inputs(golden);
+        var inputs = golden.Inputs();
         var (before, _) = Run(golden, inputs, 16);
         foreach (var name in new[] { "B", "C" })
         {
@@ -132,11 +126,6 @@ public class StateSpaceDualityGoldenTests
             Assert.True(TensorAssert.RelativeError(before, Run(golden, changed, 16).Y) > 0.05, name);
         }
     }
-
-    /// <summary>The inputs of a case, each a leaf.</summary>
-    private static Dictionary<string, Tensor> Inputs(GoldenCase golden) =>
-        golden.Names.Where(name => name.StartsWith("in.", StringComparison.Ordinal))
-            .ToDictionary(name => name[3..], name => golden.Get(name).requires_grad_(true));
 
     private static Dictionary<string, Tensor> Slice(Dictionary<string, Tensor> inputs, long start, long length) => inputs.ToDictionary(
         entry => entry.Key,

@@ -30,26 +30,16 @@ public class StateSpaceDualityTests
             randn(2, time, 6, 3) * scale, randn(2, time, 6), -randn(6).exp() * decay, randn(2, time, 2, 5), randn(2, time, 2, 5),
             randn(6, 3), randn(2, time, 6, 3), randn(6), randn(2, 6, 3, 5) * scale,
         ];
-        var (upstreamY, upstreamState) = (randn(2, time, 6, 3), randn(2, 6, 3, 5));
-        var expected = Results(ScalarType.Float64, x => TokenByToken(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8]));
-        string[] names = ["y", "final state", "x", "dt", "A", "B", "C", "D", "z", "dtBias", "initialState"];
+        var expected = Differentiation.Results(
+            inputs, x => TokenByToken(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8]), ScalarType.Float64);
         foreach (var referenceKernel in new[] { false, true })
         {
             using var kernels = new KernelChoice(referenceKernel);
-            var actual = Results(ScalarType.Float32, x => StateSpaceDuality.Apply(
+            var actual = Differentiation.Results(inputs, x => StateSpaceDuality.Apply(
                 x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, null, null, x[8], chunkSize: 16));
-            for (var i = 0; i < names.Length; i++)
-            {
-                TensorAssert.Close(expected[i], actual[i], Tolerance, $"{names[i]}, reference kernel {referenceKernel}");
-            }
-        }
-
-        List<Tensor> Results(ScalarType dtype, Func<Tensor[], (Tensor Y, Tensor State)> run)
-        {
-            var x = inputs.Select(input => input.to_type(dtype).detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = run(x);
-            ((y * upstreamY).sum() + (state * upstreamState).sum()).backward();
-            return [y, state, .. x.Select(leaf => leaf.grad!)];
+            TensorAssert.AllClose(
+                expected, actual, Tolerance, $"reference kernel {referenceKernel}",
+                "y", "final state", "dx", "ddt", "dA", "dB", "dC", "dD", "dz", "ddtBias", "dinitialState");
         }
     }
 
@@ -112,11 +102,12 @@ public class StateSpaceDualityTests
         var upstream = randn(1, 11, 4, 3);
         var restart = tensor(new[] { false, false, false, false, true, false, false, false, false, true, false }).unsqueeze(0);
 
-        Tensor[] packed = [.. Leaves()];
+        Tensor[] inputs = [x, dt, a, b, c];
+        var packed = Differentiation.Leaves(inputs);
         var (y, _) = Apply(packed, 0, 11, restart);
         (y * upstream).sum().backward();
 
-        Tensor[] apart = [.. Leaves()];
+        var apart = Differentiation.Leaves(inputs);
         foreach (var (start, length) in new[] { (0L, 4L), (4L, 5L), (9L, 2L) })
         {
             var (alone, _) = Apply(apart, start, length, null);
@@ -128,8 +119,6 @@ public class StateSpaceDualityTests
         {
             TensorAssert.Close(expected.grad!, actual.grad!, Tolerance, "a gradient");
         }
-
-        IEnumerable<Tensor> Leaves() => new[] { x, dt, a, b, c }.Select(input => input.clone().requires_grad_(true));
 
         (Tensor Y, Tensor State) Apply(Tensor[] t, long start, long length, Tensor? restarts) => StateSpaceDuality.Apply(
             t[0].narrow(1, start, length), t[1].narrow(1, start, length), t[2], t[3].narrow(1, start, length), t[4].narrow(1, start, length),

@@ -40,8 +40,7 @@ public class WkvTests
     {
         using var scope = NewDisposeScope();
         using var golden = GoldenCases.Load("wkv4", name);
-        var inputs = golden.Names.Where(tensor => tensor.StartsWith("in.", StringComparison.Ordinal))
-            .ToDictionary(tensor => tensor[3..], tensor => golden.Get(tensor).requires_grad_(true));
+        var inputs = golden.Inputs();
         var initial = inputs.TryGetValue("state_num", out var numerator) ? State(numerator, inputs["state_den"], inputs["state_max"]) : null;
         var (y, state) = Wkv.Apply(WkvForm.Rwkv4, inputs["time_decay"], inputs["time_first"], inputs["key"], inputs["value"], initial);
 
@@ -55,10 +54,7 @@ public class WkvTests
         TensorAssert.Close(expected.Denominator, state.Denominator * scale, Tolerance, $"{name} state_den");
 
         golden.Loss(("wkv", y)).backward();
-        foreach (var (key, input) in inputs.Where(entry => golden.Has("grad." + entry.Key)))
-        {
-            TensorAssert.Close(golden.Get("grad." + key), input.grad!, Tolerance, $"{name} gradient of {key}");
-        }
+        golden.CheckGradients(inputs, Tolerance);
     }
 
     [Theory]
@@ -88,31 +84,20 @@ public class WkvTests
         using var scope = NewDisposeScope();
         manual_seed(31);
         var inputs = Inputs(form, batch, time, channels, decay, ScalarType.Float32);
-        var upstream = new[] { randn(batch, time, channels), randn(batch, channels), randn(batch, channels) };
-
-        var actual = Results(inputs, x =>
+        var actual = Differentiation.Results(inputs, x =>
         {
             var (y, state) = Wkv.Apply(form, x[0], x[1], x[2], x[3], State(x[4], x[5], x[6]));
             return [y, state.Numerator * state.Maximum.exp(), state.Denominator * state.Maximum.exp()];
         });
-        var expected = Results([.. inputs.Select(input => input.to_type(ScalarType.Float64))], x =>
-        {
-            var (y, n, d) = NaiveWkv.Run(form, x[0], x[1], x[2], x[3], x[4] * x[6].exp(), x[5] * x[6].exp());
-            return [y, n, d];
-        });
-        string[] names = ["y", "N", "M", "gradient of decay", "gradient of bonus", "gradient of key", "gradient of value", "of num", "of den", "of max"];
-        for (var i = 0; i < names.Length; i++)
-        {
-            TensorAssert.Close(expected[i], actual[i], Tolerance, names[i]);
-        }
-
-        Tensor[] Results(Tensor[] values, Func<Tensor[], Tensor[]> function)
-        {
-            var leaves = values.Select(value => value.detach().clone().requires_grad_(true)).ToArray();
-            var outputs = function(leaves);
-            outputs.Zip(upstream, (output, cotangent) => (output * cotangent).sum()).Aggregate((a, b) => a + b).backward();
-            return [.. outputs, .. leaves.Select(leaf => leaf.grad!)];
-        }
+        var expected = Differentiation.Results(
+            inputs,
+            x =>
+            {
+                var (y, n, d) = NaiveWkv.Run(form, x[0], x[1], x[2], x[3], x[4] * x[6].exp(), x[5] * x[6].exp());
+                return [y, n, d];
+            },
+            ScalarType.Float64);
+        TensorAssert.AllClose(expected, actual, Tolerance, $"{form}", "y", "N", "M", "ddecay", "dbonus", "dkey", "dvalue", "dnum", "dden", "dmax");
     }
 
     [Theory]

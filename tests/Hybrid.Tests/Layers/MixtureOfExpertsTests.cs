@@ -58,7 +58,7 @@ public class MixtureOfExpertsTests
         using var layer = Make(weighting, topK, shared);
         var x = Values.Normal(5, 1, tokens, Width).to_type(ScalarType.Float64);
         var (y, balance) = layer.ForwardWithBalanceLoss(x);
-        var (expected, expectedBalance) = Naive(layer, x[0], weighting, topK);
+        var (expected, expectedBalance) = NaiveExperts.Run(layer, x[0], weighting, topK);
         TensorAssert.Close(expected, y[0], 1e-12, "output");
         Assert.Equal(expectedBalance, balance.ToDouble(), 1e-12);
         TensorAssert.Identical(y, layer.call(x), "without the loss");
@@ -239,48 +239,6 @@ public class MixtureOfExpertsTests
         }
     }
 
-    public static TheoryData<string, MixtureOfExpertsOptions> BadOptions => new()
-    {
-        { "NumExperts must be at least 1; got 0", new() { NumExperts = 0 } },
-        { "TopK must be 1..8; got 0", new() { TopK = 0 } },
-        { "TopK must be 1..3; got 4", new() { NumExperts = 3, TopK = 4 } },
-        { "IntermediateSize must be at least 1; got 0", new() { IntermediateSize = 0 } },
-        { "SharedExpertIntermediateSize must be at least 1; got -1", new() { SharedExpertIntermediateSize = -1 } },
-        { "ExpertEvery must be at least 1; got 0", new() { ExpertEvery = 0 } },
-        { "ExpertOffset must be 0..1; got 2", new() { ExpertEvery = 2, ExpertOffset = 2 } },
-        { "RouterAuxLossCoefficient must be at least 0; got -1", new() { RouterAuxLossCoefficient = -1 } },
-        { "RoutedScale must be positive; got 0", new() { RoutedScale = 0 } },
-        { "NumGroups must be at least 1; got 0", new() { NumGroups = 0 } },
-        { "TopGroups must be 1..1; got 2", new() { TopGroups = 2 } },
-    };
-
-    public static TheoryData<string, MixtureOfExpertsOptions> OptionsThatDoNotFit => new()
-    {
-        { "ExpertKind must be Swiglu or SquaredRelu, which have no biases; got Gelu", new() { ExpertKind = FeedForwardKind.Gelu } },
-        { "NumGroups needs Weighting SigmoidTopkRenormalised; got SoftmaxThenTopk", new() { NumGroups = 2 } },
-        { "NumGroups must cut the 8 experts into equal groups of at least 2; got 3", Sigmoid with { NumGroups = 3 } },
-        { "NumGroups must cut the 8 experts into equal groups of at least 2; got 8", Sigmoid with { NumGroups = 8 } },
-        { "TopK must be at most the 4 experts of 2 of the 4 groups; got 5", Sigmoid with { TopK = 5, NumGroups = 4, TopGroups = 2 } },
-    };
-
-    private static MixtureOfExpertsOptions Sigmoid { get; } = new() { Weighting = ExpertWeighting.SigmoidTopkRenormalised };
-
-    [Theory]
-    [MemberData(nameof(OptionsThatDoNotFit))]
-    public void OptionsThatDoNotFitEachOtherAreNamed(string text, MixtureOfExpertsOptions options)
-    {
-        var error = Assert.Throws<ArgumentException>(() => new MixtureOfExperts(8, options));
-        Assert.Equal($"MixtureOfExpertsOptions: {text}.", error.Message);
-    }
-
-    [Theory]
-    [MemberData(nameof(BadOptions))]
-    public void OptionsOutOfRangeAreNamed(string text, MixtureOfExpertsOptions options)
-    {
-        var error = Assert.Throws<ArgumentOutOfRangeException>(() => new MixtureOfExperts(8, options));
-        Assert.StartsWith($"MixtureOfExpertsOptions.{text}.", error.Message, StringComparison.Ordinal);
-    }
-
     [Theory]
     [InlineData("[2, 3, 5]", new long[] { 2, 3, 5 })]
     [InlineData("[2, 0, 6]", new long[] { 2, 0, 6 })]
@@ -308,62 +266,6 @@ public class MixtureOfExpertsTests
 
         return layer;
     }
-
-    /// <summary>The formula in plain loops: every expert of a token in turn, without grouping.</summary>
-    private static (Tensor Y, double Balance) Naive(MixtureOfExperts layer, Tensor x, ExpertWeighting weighting, int topK)
-    {
-        var (router, gateUp, down) = (Get("router.weight"), Get("experts.gate_up_proj"), Get("experts.down_proj"));
-        var tokens = (int)x.size(0);
-        var (inputs, output, experts) = (Values.Of(x), new double[tokens * Width], router.Length / Width);
-        var (load, share) = (new double[experts], new double[experts]);
-        for (var t = 0; t < tokens; t++)
-        {
-            var token = inputs.AsSpan(t * Width, Width).ToArray();
-            var sigmoid = weighting == ExpertWeighting.SigmoidTopkRenormalised;
-            var logits = Product(router, 0, experts, token);
-            var scores = logits.Select(logit => sigmoid ? Values.Sigmoid(logit) : Math.Exp(logit)).ToArray();
-            var biased = sigmoid ? scores.Zip(Values.Of(layer.get_buffer("e_score_correction_bias")!), (s, b) => s + b).ToArray() : scores;
-            var chosen = Enumerable.Range(0, experts).OrderByDescending(e => biased[e]).Take(topK).ToArray();
-            var total = weighting == ExpertWeighting.SoftmaxThenTopk ? scores.Sum() : chosen.Sum(e => scores[e]);
-            for (var e = 0; e < experts; e++)
-            {
-                share[e] += scores[e] / scores.Sum() / tokens;
-            }
-
-            foreach (var e in chosen)
-            {
-                load[e] += 1.0 / tokens;
-                var gate = Product(gateUp, e * 2 * Inner * Width, Inner, token);
-                var up = Product(gateUp, ((e * 2) + 1) * Inner * Width, Inner, token);
-                Add(t, scores[e] / total, Product(down, e * Width * Inner, Width, Gated(gate, up)));
-            }
-
-            if (layer.get_parameter("shared_expert_gate.weight") is not null)
-            {
-                var (gate, up) = (Product(Get("shared_expert.gate_proj.weight"), 0, 4, token), Product(Get("shared_expert.up_proj.weight"), 0, 4, token));
-                var weight = Values.Sigmoid(Product(Get("shared_expert_gate.weight"), 0, 1, token)[0]);
-                Add(t, weight, Product(Get("shared_expert.down_proj.weight"), 0, Width, Gated(gate, up)));
-            }
-        }
-
-        return (tensor(output).view(tokens, Width), experts * load.Zip(share, (a, b) => a * b).Sum());
-
-        double[] Get(string name) => Values.Of(layer.get_parameter(name)!);
-
-        void Add(int t, double weight, double[] values)
-        {
-            for (var d = 0; d < Width; d++)
-            {
-                output[(t * Width) + d] += weight * values[d];
-            }
-        }
-    }
-
-    private static double[] Gated(double[] gate, double[] up) => [.. gate.Zip(up, (g, u) => Values.Silu(g) * u)];
-
-    /// <summary>The product of the matrix that starts at an offset with a vector.</summary>
-    private static double[] Product(double[] matrix, int offset, int rows, double[] vector) =>
-        [.. Enumerable.Range(0, rows).Select(row => vector.Select((value, i) => value * matrix[offset + (row * vector.Length) + i]).Sum())];
 
     private static MixtureOfExperts Load(string name, GoldenCase golden)
     {

@@ -102,6 +102,28 @@ public class ExpertModelTests
         Assert.Equal(plain + (2 * coefficient), model.Loss(ids, targets).ToDouble(), 1e-5);
     }
 
+    [Theory]
+    [InlineData(0.5)]
+    [InlineData(0)]
+    public void ABackbonePutsItsBalanceLossesInTheContext(double coefficient)
+    {
+        using var scope = NewDisposeScope();
+        using var guard = no_grad();
+        using var backbone = new BackboneBuilder(8).WithPattern(LayerPattern.Cycle(4, ["mamba"]))
+            .WithExperts(Experts with { RouterAuxLossCoefficient = coefficient }).Build();
+        foreach (var layer in new[] { 1, 3 })
+        {
+            backbone.get_parameter($"layers.{layer}.ffn.router.weight")!.zero_();
+        }
+
+        // An even router has the loss k = 2, and the mean is over two layers.
+        var losses = new List<Tensor>();
+        backbone.forward(Values.Normal(1, 2, 5, 8), new MixerContext { AuxiliaryLosses = losses });
+        Assert.Equal(coefficient > 0 ? 2 : 0, losses.Count);
+        Assert.All(losses, loss => Assert.Equal(coefficient, loss.ToDouble(), 1e-6));
+        losses.ForEach(loss => loss.Dispose());
+    }
+
     [Fact]
     public void TheLossLeavesNoTensorBehind()
     {

@@ -1,3 +1,4 @@
+using Hybrid.Tests.Infrastructure;
 using TorchSharp;
 using Xunit;
 using static TorchSharp.torch;
@@ -50,7 +51,7 @@ public static class KernelProperties
 
         Dictionary<string, Tensor> Results(params long[] lengths)
         {
-            var (x, c) = (Leaves(steps), Leaves(constants));
+            var (x, c) = (Differentiation.Leaves(steps), Differentiation.Leaves(constants));
             var outputs = new List<Tensor>();
             Tensor[]? state = null;
             var start = 0L;
@@ -93,6 +94,4 @@ public static class KernelProperties
         var error = (actual - expected).abs().max().ToDouble() / scale;
         Assert.True(error <= Tolerance, $"{what}: the largest error is {error:g3} of {scale:g3}, allowed is {Tolerance:g3}");
     }
-
-    private static Tensor[] Leaves(Tensor[] tensors) => [.. tensors.Select(tensor => tensor.detach().clone().requires_grad_(true))];
 }

@@ -1,5 +1,6 @@
 using Hybrid.Kernels;
 using Hybrid.Layers;
+using Hybrid.Tests.Infrastructure;
 using Xunit;
 using static TorchSharp.torch;
 
@@ -153,14 +154,4 @@ public class KernelPropertyTests
 
     /// <summary>N / M. Either alone is relative to the maximum, which is rounded in other places after two calls than after one.</summary>
     private static Tensor[] Mean(Tensor[] state) => [state[0] / state[1]];
-
-    /// <summary>Forces the reference kernel, or the dispatcher's choice, for a while.</summary>
-    private sealed class KernelChoice : IDisposable
-    {
-        private readonly bool before = KernelDispatcher.ReferenceOnly;
-
-        public KernelChoice(bool referenceOnly) => KernelDispatcher.ReferenceOnly = referenceOnly;
-
-        public void Dispose() => KernelDispatcher.ReferenceOnly = before;
-    }
 }
