@@ -20,3 +20,4 @@ extern "C" __device__ float sqrtf(float);
 __device__ inline float __uint_as_float(unsigned bits) { return __builtin_bit_cast(float, bits); }
 __device__ inline unsigned __float_as_uint(float value) { return __builtin_bit_cast(unsigned, value); }
 __device__ inline float __shfl_xor_sync(unsigned lanes, float value, int mask) { return __nvvm_shfl_sync_bfly_f32(lanes, value, mask, 0x1f); }
+__device__ inline void __syncwarp() { __nvvm_bar_warp_sync(0xffffffffu); }
