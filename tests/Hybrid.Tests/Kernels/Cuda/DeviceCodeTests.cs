@@ -19,11 +19,20 @@ public unsafe class DeviceCodeTests
         CudaProgram.Of("causal_conv1d.cu", elements, ("WIDTH", 4), ("CONV_BYTES", sizeof(ConvArguments))),
         CudaProgram.Of("linear_recurrence.cu", elements, ("RECURRENCE_BYTES", sizeof(RecurrenceArguments))),
         CudaProgram.Of("wkv.cu", elements, ("WKV_BYTES", sizeof(WkvArguments)), ("WKV_GRADIENT_BYTES", sizeof(WkvGradientArguments))),
+        Delta(elements, rows: 4, columns: 16, corrected: true),
+        Delta(elements, rows: 8, columns: 16, corrected: true),
+        Delta(elements, rows: 1, columns: 4, corrected: true),
+        Delta(elements, rows: 4, columns: 16, corrected: false),
+        Delta(elements, rows: 8, columns: 8, corrected: false),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 32), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 128), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of("mamba_step.cu", elements, ("STATES", 16), ("TAPS", 4), ("PARAMETERS", 0), ("STEP_BYTES", sizeof(MambaStepArguments))),
         CudaProgram.Of("mamba_step.cu", elements, ("STATES", 16), ("TAPS", 1), ("PARAMETERS", 1), ("STEP_BYTES", sizeof(MambaStepArguments))),
     ];
+
+    private static CudaProgram Delta(ScalarType elements, int rows, int columns, bool corrected) => CudaProgram.Of(
+        "gated_delta.cu", elements, ("ROWS", rows), ("COLUMNS", columns), ("CORRECTED", corrected ? 1 : 0), ("DELTA_BYTES", sizeof(DeltaArguments)),
+        ("DELTA_GRADIENT_BYTES", sizeof(DeltaGradientArguments)));
 
     [Fact]
     public void EveryFileIsListed()
