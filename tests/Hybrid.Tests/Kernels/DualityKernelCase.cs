@@ -8,6 +8,9 @@ namespace Hybrid.Tests.Kernels;
 /// <summary>State-space duality in each fused kernel against the reference in float64: outputs, final state, all gradients.</summary>
 internal static class DualityKernelCase
 {
+    /// <summary>Its place among the results: after y, the state and the gradients of x and dt.</summary>
+    private const int GradientOfA = 4;
+
     /// <summary>A kernel of the inputs in their order, step sizes, mask and restarts.</summary>
     public delegate (Tensor Y, Tensor State) Kernel(Tensor?[] inputs, ScanSteps steps, Tensor? mask, Tensor? restart);
 
@@ -30,8 +33,13 @@ internal static class DualityKernelCase
     };
 
     /// <summary>Compares a kernel with the reference.</summary>
+    /// <param name="stepwise">
+    /// True to compare the gradient of A, a sum over time of both signs, relative to the sum of magnitudes: for kernels that hand gradients of decays
+    /// from step to step, whose rounding errors do not shrink where the sum happens to vanish.
+    /// </param>
     public static void Check(
-        Kernel kernel, Device device, double tolerance, long batch, long time, long heads, long groups, long headWidth, long n, string with)
+        Kernel kernel, Device device, double tolerance, long batch, long time, long heads, long groups, long headWidth, long n, string with,
+        bool stepwise = false)
     {
         using var scope = NewDisposeScope();
         manual_seed(9);
@@ -41,9 +49,16 @@ internal static class DualityKernelCase
         (double? min, double? max) = Has("limits") ? (0.3, 1.5) : (null as double?, null as double?);
         var (upstreamY, upstreamState) = (randn(batch, time, heads, headWidth).to(device), randn(batch, heads, headWidth, n).to(device));
 
-        var reference = Results(ScalarType.Float64, x => StateSpaceDuality.Reference(
-            x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], true, min, max, x[8], mask, restart, StateSpaceDuality.DefaultChunkSize));
+        var reference = Results(ScalarType.Float64, Reference);
         var fast = Results(ScalarType.Float32, x => kernel(x, new ScanSteps(true, min, max), mask, restart));
+        if (stepwise)
+        {
+            inputs[2] = inputs[2]!.expand(batch, time, heads);
+            var magnitude = Results(ScalarType.Float64, Reference)[GradientOfA].abs().sum([0L, 1L]);
+            reference[GradientOfA] = cat([reference[GradientOfA], magnitude]);
+            fast[GradientOfA] = cat([fast[GradientOfA], magnitude]);
+        }
+
         string[] names =
         [
             "y", "state", .. new[] { "x", "dt", "A", "B", "C", "D", "z", "dtBias", "initial state" }.Where((_, i) => inputs[i] is not null),
@@ -54,6 +69,9 @@ internal static class DualityKernelCase
         }
 
         bool Has(string what) => with.Contains(what, StringComparison.Ordinal);
+
+        (Tensor Y, Tensor State) Reference(Tensor?[] x) => StateSpaceDuality.Reference(
+            x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], true, min, max, x[8], mask, restart, StateSpaceDuality.DefaultChunkSize);
 
         List<Tensor> Results(ScalarType dtype, Func<Tensor?[], (Tensor Y, Tensor State)> run)
         {

@@ -18,9 +18,11 @@ internal struct DeltaArguments
     public nint Restart;
     public nint Output;
     public nint Reading;
+    public nint States;
     public long Batch;
     public long Time;
     public long Heads;
+    public long Segment;
     public long HeadsOfGroup;
     public long Keys;
     public long Values;
@@ -34,11 +36,14 @@ internal struct DeltaGradientArguments
 {
     public DeltaArguments Rule;
     public CudaStrided Last;
+    public CudaStrided First;
     public nint Output;
     public nint Query;
     public nint Key;
     public nint Value;
     public nint Strength;
     public nint LogDecay;
-    public CudaStrided Initial;
+    public nint Flow;
+    public long Start;
+    public long End;
 }

@@ -4,12 +4,15 @@
 // The columns of S, one a value, do not depend on each other. So a block has a tile of them of one head and keeps it in registers for all of
 // time: a warp has COLUMNS columns, its lanes the K rows, each ROWS of them: ROWS * COLUMNS floats a thread, 64 for K = 128. This takes 4 K V
 // multiplications a token and head and nothing but inputs and outputs from memory; the chunked form takes 2 L (K + V) more, and writes matrices.
-//   delta_output          forwards: one sum over lanes a step gives all columns of S^T k and of S^T q. Keeps r where a backward pass will come.
-//   delta_value_gradient  backwards: the gradient F of S, which needs no state: with F after a step, du = F^T k + (q . k) do, dv = beta du, and
-//                         F = e^g (F + q do^T - k dv^T) before it. Gives dv, dbeta = du . (v - r) and the part of dk that F has.
-//   delta_key_gradient    forwards again, with S and all dv: dq = S do, the rest of dk, -S' dv, and dg.
-// So no state is ever stored. dg = <dS', S'> is handed from step to step: what it changes by is r . dv + u . F^T k - S'^T q . do, in which
-// nothing is left over of what a step reads of its own writing, so that it is exact also where little is kept.
+//   delta_output          forwards: one sum over lanes a step gives all columns of S^T k and of S^T q. Where a backward pass will come, keeps r, and
+//                         S before each segment of time but the first.
+// Backwards one segment after the other, from the last:
+//   delta_value_gradient  from its end to its start: the gradient F of S, which needs no state: with F after a step, du = F^T k + (q . k) do,
+//                         dv = beta du, and F = e^g (F + q do^T - k dv^T) before it. Gives dv, dbeta = du . (v - r) and the part of dk that F has.
+//   delta_key_gradient    from its start to its end again, with S and all dv: dq = S do, the rest of dk, -S' dv, and dg.
+// dg = <F, S> of what is before a step and has to be known at the same time from both passes: F is stored before every 8 steps. Between these dg
+// is handed from step to step. What it changes by, r . dv + u . F^T k - S'^T q . do, is off by some rounding errors of F and S, which would
+// add up over long rows in the sums over time that the gradient of A is.
 // Sums over the columns of a head come in one part a tile. Options: ELEMENT, ROWS, COLUMNS (16, 8 or 4), CORRECTED, DELTA_BYTES,
 // DELTA_GRADIENT_BYTES.
 
@@ -18,6 +21,7 @@
 #define TILE (WARPS * COLUMNS)
 #define STEPS (2 * WARPS)                     // that are in shared memory at a time
 #define BACK_STEPS WARPS                      // the same for gradients: each warp ends one step
+#define FLOW_STEPS (2 * BACK_STEPS)           // between stored F
 #define NORM_EPSILON 1e-6f
 
 #if ELEMENT != 0
@@ -55,24 +59,29 @@ struct DeltaArguments
     unsigned char* restart;                   // [B, T], 1 where a sequence begins, or null
     float* output;                            // o [B, T, H, V]
     float* reading;                           // r [B, T, H, V], or null
+    float* states;                            // states before the segments but the first [segments - 1, B, H, K, V], or null
     long long batch, time, heads;
+    long long segment;                        // its steps: a multiple of 8
     long long heads_of_group;                 // that share their q and k
     long long keys, values;
     float scale;
     int normalise;                            // q and k are divided by their norm
 };
 
+/// Of a segment of L steps. The state before the first of them is the rule's initial one.
 struct DeltaGradientArguments
 {
     DeltaArguments rule;
-    Strided<float> last;                      // gradient of the last state, may be missing
+    Strided<float> last;                      // gradient of the state after the segment, may be missing
+    Strided<float> first;                     // gradient of the state before it
     float* output;                            // gradient of o [B, T, H, V]
-    float* query;                             // gradients, in parts [tiles, B, T, H, K]
+    float* query;                             // gradients, in parts [tiles, B, L, H, K]
     float* key;
-    float* value;                             // [B, T, H, V]
-    float* strength;                          // in parts [tiles, B, T, H]
+    float* value;                             // [B, L, H, V]
+    float* strength;                          // in parts [tiles, B, L, H]
     float* log_decay;
-    Strided<float> initial;                   // [B, H, K, V], may be missing
+    float* flow;                              // F before every 8 steps [L / 8, blocks, floats of a thread, threads]
+    long long start, end;                     // of the segment
 };
 
 static_assert(sizeof(DeltaArguments) == DELTA_BYTES, "DeltaArguments differs from its C# counterpart");
@@ -99,9 +108,19 @@ struct Place
     /// Values of the tile.
     METHOD int width(const DeltaArguments& p) const { return (int)(p.values - first() < TILE ? p.values - first() : TILE); }
 
-    /// Of a value in [B, T, H], and of one in [tiles, B, T, H].
+    /// Of a value in [B, T, H].
     METHOD long long at_step(const DeltaArguments& p, long long t) const { return (row * p.time + t) * p.heads + head; }
-    METHOD long long of_part(const DeltaArguments& p, long long t) const { return tile * p.batch * p.time * p.heads + at_step(p, t); }
+
+    /// Of a value in [B, L, H], and of one in [tiles, B, L, H].
+    METHOD long long in_segment(const DeltaGradientArguments& g, long long t) const
+    {
+        return (row * (g.end - g.start) + t - g.start) * g.rule.heads + head;
+    }
+
+    METHOD long long in_part(const DeltaGradientArguments& g, long long t) const
+    {
+        return tile * g.rule.batch * (g.end - g.start) * g.rule.heads + in_segment(g, t);
+    }
 };
 
 // --- steps ahead -----------------------------------------------------------------------------------------------------
@@ -288,6 +307,37 @@ struct State
         }
     }
 
+    /// In a slot of its own, thread by thread.
+    METHOD void write_flow(float* slot) const
+    {
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i)
+        {
+#pragma unroll
+            for (int c = 0; c < COLUMNS; ++c)
+            {
+                slot[(i * COLUMNS + c) * BLOCK + block_thread()] = s[i][c];
+            }
+        }
+    }
+
+    /// This thread's part of the product with what is in a slot.
+    METHOD float product(const float* slot) const
+    {
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i)
+        {
+#pragma unroll
+            for (int c = 0; c < COLUMNS; ++c)
+            {
+                sum = fmaf(s[i][c], slot[(i * COLUMNS + c) * BLOCK + block_thread()], sum);
+            }
+        }
+
+        return sum;
+    }
+
     /// This lane's part of the product of each column with a vector of K.
     template <int First, int Count>
     METHOD void products(const float (&vector)[ROWS], float (&sums)[Count]) const
@@ -319,6 +369,13 @@ FUNCTION void take(const float (&source)[KEYS], const Place& at, float (&vector)
 
 // --- forwards --------------------------------------------------------------------------------------------------------
 
+/// The state before a segment, counted from the second.
+FUNCTION Strided<float> segment_state(const DeltaArguments& p, long long slot)
+{
+    const long long head = p.keys * p.values, row = p.heads * head;
+    return Strided<float>{p.states + slot * p.batch * row, row, head, p.values, 1};
+}
+
 KERNEL(delta_output, DeltaArguments)
 {
     SHARED Chunk<STEPS> chunk;
@@ -335,6 +392,11 @@ KERNEL(delta_output, DeltaArguments)
     values_ahead.fetch(p.value.at(at.row, 0, at.head, at.first()), p.value.stride1, p.value.stride3, p.time, width);
     for (long long start = 0; start < p.time; start += STEPS)
     {
+        if (p.states != nullptr && start > 0 && start % p.segment == 0)
+        {
+            state.write(p, at, segment_state(p, start / p.segment - 1));
+        }
+
         const long long next = start + STEPS;
         block_barrier();
         ahead.put(chunk);
@@ -428,13 +490,20 @@ struct TileAhead
     METHOD void fetch(const DeltaGradientArguments& g, const Place& at, long long start)
     {
         const DeltaArguments& p = g.rule;
-        const long long steps = p.time - start, step = p.heads * p.values, place = at.at_step(p, start) * p.values + at.first();
+        const long long steps = g.end - start, step = p.heads * p.values, place = at.at_step(p, start) * p.values + at.first();
         const int width = at.width(p);
         values.fetch(p.value.at(at.row, start, at.head, at.first()), p.value.stride1, p.value.stride3, steps, width);
         readings.fetch(p.reading + place, step, 1, CORRECTED ? steps : 0, width);
         upstream.fetch(g.output + place, step, 1, steps, width);
     }
 };
+
+/// Where F before a step is stored.
+FUNCTION float* flow_slot(const DeltaGradientArguments& g, const Place& at, long long t)
+{
+    const long long blocks = g.rule.batch * g.rule.heads * divide_up(g.rule.values, TILE);
+    return g.flow + ((t - g.start) / FLOW_STEPS * blocks + block_index()) * (ROWS * COLUMNS * BLOCK);
+}
 
 /// The sum over a tile of what stands in shared memory, in every lane.
 FUNCTION float tile_sum(const float (&terms)[TILE], const Place& at)
@@ -474,17 +543,17 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
 
     ChunkAhead<BACK_STEPS> ahead;
     TileAhead tile_ahead;
-    const long long last = (rule.time - 1) / BACK_STEPS * BACK_STEPS;
+    const long long last = (p.end - 1) / BACK_STEPS * BACK_STEPS;
     ahead.fetch(rule, at, last);
     tile_ahead.fetch(p, at, last);
-    for (long long start = last; start >= 0; start -= BACK_STEPS)
+    for (long long start = last; start >= p.start; start -= BACK_STEPS)
     {
         block_barrier();
         ahead.put(chunk);
         tile_ahead.values.put(values);
         tile_ahead.readings.put(readings);
         tile_ahead.upstream.put(upstream, rule.scale);
-        if (start > 0)
+        if (start > p.start)
         {
             ahead.fetch(rule, at, start - BACK_STEPS);
             tile_ahead.fetch(p, at, start - BACK_STEPS);
@@ -494,7 +563,7 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
         chunk.prepare(rule, at);
         writings(chunk, at, values, readings, written);
         block_barrier();
-        const int count = (int)(rule.time - start < BACK_STEPS ? rule.time - start : BACK_STEPS);
+        const int count = (int)(p.end - start < BACK_STEPS ? p.end - start : BACK_STEPS);
 #pragma unroll 1
         for (int t = count - 1; t >= 0; --t)
         {
@@ -512,7 +581,7 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
                 decay_terms[t][at.column] = fmaf(written[t][at.column], later, CORRECTED ? reading * value_gradient : 0.0f);
                 if (at.column < width)
                 {
-                    p.value[at.at_step(rule, start + t) * rule.values + at.first() + at.column] = value_gradient;
+                    p.value[at.in_segment(p, start + t) * rule.values + at.first() + at.column] = value_gradient;
                 }
             }
 
@@ -554,11 +623,16 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
             }
         }
 
+        if (start % FLOW_STEPS == 0)
+        {
+            flow.write_flow(flow_slot(p, at, start));
+        }
+
         block_barrier();
         const int t = at.warp;
         if (t < count)
         {
-            const long long part = at.of_part(rule, start + t);
+            const long long part = at.in_part(p, start + t);
             const float strength = tile_sum(strength_terms[t], at), change = tile_sum(decay_terms[t], at);
             if (at.lane == 0)
             {
@@ -578,10 +652,7 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
         }
     }
 
-    if (p.initial.exists())
-    {
-        flow.write(rule, at, p.initial);
-    }
+    flow.write(rule, at, p.first);
 }
 
 /// From the gradient of a vector of unit length to that of the vector itself: for n = f x, dx = f (dn - n (n . dn)).
@@ -619,26 +690,7 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
     const Place at(rule);
     State state;
     state.read(rule, at, rule.initial);
-
-    // Handed on in double precision: it takes up two numbers a step, over as many steps as there are.
-    double decay_gradient = 0.0;
-    if (rule.initial.exists())
-    {
-        State flow;
-        flow.read(rule, at, p.initial);
-        float product = 0.0f;
-#pragma unroll
-        for (int i = 0; i < ROWS; ++i)
-        {
-#pragma unroll
-            for (int c = 0; c < COLUMNS; ++c)
-            {
-                product = fmaf(state.s[i][c], flow.s[i][c], product);
-            }
-        }
-
-        decay_gradient = block_sum(product);
-    }
+    float decay_gradient = 0.0f;
 
     ChunkAhead<BACK_STEPS> ahead;
     TileAhead tile_ahead;
@@ -648,10 +700,10 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
         ahead.fetch(rule, at, start);
         tile_ahead.fetch(p, at, start);
         passed_ahead.fetch(
-            p.value + at.at_step(rule, start) * rule.values + at.first(), rule.heads * rule.values, 1, CORRECTED ? rule.time - start : 0, at.width(rule));
+            p.value + at.in_segment(p, start) * rule.values + at.first(), rule.heads * rule.values, 1, CORRECTED ? p.end - start : 0, at.width(rule));
     };
-    fetch(0);
-    for (long long start = 0; start < rule.time; start += BACK_STEPS)
+    fetch(p.start);
+    for (long long start = p.start; start < p.end; start += BACK_STEPS)
     {
         block_barrier();
         ahead.put(chunk);
@@ -662,8 +714,8 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
         fetch(start + BACK_STEPS);
 
         // What the other pass left for the step that this warp ends.
-        const int count = (int)(rule.time - start < BACK_STEPS ? rule.time - start : BACK_STEPS), own = at.warp;
-        const long long part = at.of_part(rule, start + own);
+        const int count = (int)(p.end - start < BACK_STEPS ? p.end - start : BACK_STEPS), own = at.warp;
+        const long long part = at.in_part(p, start + own);
         float key_gradient[ROWS], change = 0.0f;
 #pragma unroll
         for (int i = 0; i < ROWS; ++i)
@@ -673,6 +725,11 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
         }
 
         change = own < count ? p.log_decay[part] : 0.0f;
+        if (start % FLOW_STEPS == 0)
+        {
+            decay_gradient = block_sum(state.product(flow_slot(p, at, start)));
+        }
+
         block_barrier();
         chunk.prepare(rule, at);
         writings(chunk, at, values, readings, written);
@@ -753,8 +810,8 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
         {
             for (int t = 0; t < count; ++t)
             {
-                decay_gradient = chunk.fresh[t] ? 0.0 : decay_gradient;
-                p.log_decay[at.of_part(rule, start + t)] = chunk.real[t] && !chunk.fresh[t] ? (float)decay_gradient : 0.0f;
+                decay_gradient = chunk.fresh[t] ? 0.0f : decay_gradient;
+                p.log_decay[at.in_part(p, start + t)] = chunk.real[t] ? decay_gradient : 0.0f;
                 decay_gradient += changes[t];
             }
         }

@@ -33,5 +33,5 @@ public class DualityOnCudaTests
         DeltaOnCuda kernel, Device device, double tolerance, long batch, long time, long heads, long groups, long headWidth, long n, string with) =>
         DualityKernelCase.Check(
             (x, steps, mask, restart) => StateSpaceDuality.Cuda(kernel, x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], steps, x[8], mask, restart),
-            device, tolerance, batch, time, heads, groups, headWidth, n, with);
+            device, tolerance, batch, time, heads, groups, headWidth, n, with, stepwise: true);
 }
