@@ -125,6 +125,25 @@ struct Place
 
 // --- steps ahead -----------------------------------------------------------------------------------------------------
 
+/// Four floats that are read from memory at once.
+struct alignas(16) Four
+{
+    float v[4];
+};
+
+/// Vectors of some steps in shared memory.
+template <int Steps, int Width>
+struct Vectors
+{
+    Four fours[Steps][Width / 4];
+
+    METHOD float& at(int t, int column) { return fours[t][column / 4].v[column % 4]; }
+    METHOD float at(int t, int column) const { return fours[t][column / 4].v[column % 4]; }
+
+    /// From a column on that is a multiple of four.
+    METHOD Four four(int t, int column) const { return fours[t][column / 4]; }
+};
+
 /// Vectors of some steps on their way from global to shared memory: read while the steps before them run. What does not exist is zero.
 template <typename T, int Steps, int Width>
 struct Ahead
@@ -142,7 +161,7 @@ struct Ahead
         }
     }
 
-    METHOD void put(float (&target)[Steps][Width], float factor = 1.0f) const
+    METHOD void put(Vectors<Steps, Width>& target, float factor = 1.0f) const
     {
 #pragma unroll
         for (int i = 0; i < Count; ++i)
@@ -150,7 +169,7 @@ struct Ahead
             const int index = block_thread() + i * BLOCK;
             if (index < Steps * Width)
             {
-                target[index / Width][index % Width] = factor * load(values + i);
+                target.at(index / Width, index % Width) = factor * load(values + i);
             }
         }
     }
@@ -160,7 +179,7 @@ struct Ahead
 template <int Steps>
 struct Chunk
 {
-    float keys[Steps][KEYS], queries[Steps][KEYS];
+    Vectors<Steps, KEYS> keys, queries;
     float key_factors[Steps], query_factors[Steps];       // 1 / norm
     float overlaps[Steps];                                // q . k
     float decays[Steps], strengths[Steps];
@@ -176,7 +195,7 @@ struct Chunk
 #pragma unroll
             for (int i = 0; i < ROWS; ++i)
             {
-                const float k = keys[t][i * WARP + at.lane], q = queries[t][i * WARP + at.lane];
+                const float k = keys.at(t, i * WARP + at.lane), q = queries.at(t, i * WARP + at.lane);
                 keys_squared = fmaf(k, k, keys_squared);
                 queries_squared = fmaf(q, q, queries_squared);
                 overlap = fmaf(q, k, overlap);
@@ -191,8 +210,8 @@ struct Chunk
 #pragma unroll
                 for (int i = 0; i < ROWS; ++i)
                 {
-                    keys[t][i * WARP + at.lane] *= key_factor;
-                    queries[t][i * WARP + at.lane] *= query_factor;
+                    keys.at(t, i * WARP + at.lane) *= key_factor;
+                    queries.at(t, i * WARP + at.lane) *= query_factor;
                 }
             }
 
@@ -244,14 +263,14 @@ struct ChunkAhead
 /// u of some steps, each warp some. Without CORRECTED there is no r.
 template <int Steps>
 FUNCTION void writings(
-    const Chunk<Steps>& chunk, const Place& at, const float (&values)[Steps][TILE], const float (&readings)[Steps][TILE], float (&written)[Steps][TILE])
+    const Chunk<Steps>& chunk, const Place& at, const Vectors<Steps, TILE>& values, const Vectors<Steps, TILE>& readings, Vectors<Steps, TILE>& written)
 {
 #pragma unroll 1
     for (int t = at.warp; t < Steps; t += WARPS)
     {
         for (int column = at.lane; column < TILE; column += WARP)
         {
-            written[t][column] = chunk.strengths[t] * (CORRECTED ? values[t][column] - readings[t][column] : values[t][column]);
+            written.at(t, column) = chunk.strengths[t] * (CORRECTED ? values.at(t, column) - readings.at(t, column) : values.at(t, column));
         }
     }
 }
@@ -358,12 +377,13 @@ struct State
 };
 
 /// This lane's elements of a vector of K in shared memory.
-FUNCTION void take(const float (&source)[KEYS], const Place& at, float (&vector)[ROWS])
+template <int Steps>
+FUNCTION void take(const Vectors<Steps, KEYS>& source, int t, const Place& at, float (&vector)[ROWS])
 {
 #pragma unroll
     for (int i = 0; i < ROWS; ++i)
     {
-        vector[i] = source[i * WARP + at.lane];
+        vector[i] = source.at(t, i * WARP + at.lane);
     }
 }
 
@@ -379,7 +399,7 @@ FUNCTION Strided<float> segment_state(const DeltaArguments& p, long long slot)
 KERNEL(delta_output, DeltaArguments)
 {
     SHARED Chunk<STEPS> chunk;
-    SHARED float values[STEPS][TILE], written[STEPS][TILE];
+    SHARED Vectors<STEPS, TILE> values, written;
     const Place at(p);
     const long long first_value = at.first() + at.column;
     const int width = at.width(p);
@@ -421,8 +441,8 @@ KERNEL(delta_output, DeltaArguments)
             }
 
             float k[ROWS], q[ROWS];
-            take(chunk.keys[t], at, k);
-            take(chunk.queries[t], at, q);
+            take(chunk.keys, t, at, k);
+            take(chunk.queries, t, at, q);
 
             // Of S before it decays. Lanes hold the sums of keys first, where there are any, then those of queries.
             const float decay = chunk.decays[t];
@@ -435,12 +455,12 @@ KERNEL(delta_output, DeltaArguments)
                 state.products<COLUMNS>(q, sums);
                 read = decay * warp_sums(sums);
                 const bool of_query = (at.lane & COLUMNS) != 0;
-                const float own = chunk.strengths[t] * (values[t][at.column] - read), other = lane_exchange(own, COLUMNS);
+                const float own = chunk.strengths[t] * (values.at(t, at.column) - read), other = lane_exchange(own, COLUMNS);
                 u = of_query ? other : own;
                 holds_output = at.lane / COLUMNS == 1;
                 if (at.lane < COLUMNS)
                 {
-                    written[t][at.column] = u;
+                    written.at(t, at.column) = u;
                     if (p.reading != nullptr && at.column < width)
                     {
                         p.reading[at.at_step(p, start + t) * p.values + first_value] = read;
@@ -454,7 +474,7 @@ KERNEL(delta_output, DeltaArguments)
                 float sums[COLUMNS];
                 state.products<0>(q, sums);
                 read = decay * warp_sums(sums);
-                u = written[t][at.column];
+                u = written.at(t, at.column);
                 holds_output = at.lane < COLUMNS;
             }
 
@@ -464,13 +484,18 @@ KERNEL(delta_output, DeltaArguments)
             }
 
 #pragma unroll
-            for (int c = 0; c < COLUMNS; ++c)
+            for (int first = 0; first < COLUMNS; first += 4)
             {
-                const float write = written[t][at.warp * COLUMNS + c];
+                const Four write = written.four(t, at.warp * COLUMNS + first);
 #pragma unroll
-                for (int i = 0; i < ROWS; ++i)
+                for (int c = 0; c < 4; ++c)
                 {
-                    state.s[i][c] = fmaf(k[i], write, decay * state.s[i][c]);
+#pragma unroll
+                    for (int i = 0; i < ROWS; ++i)
+                    {
+                        float& s = state.s[i][first + c];
+                        s = fmaf(k[i], write.v[c], decay * s);
+                    }
                 }
             }
         }
@@ -533,7 +558,7 @@ FUNCTION float sum_of_warps(const float (&sums)[WARPS][BACK_STEPS][KEYS], int t,
 KERNEL(delta_value_gradient, DeltaGradientArguments)
 {
     SHARED Chunk<BACK_STEPS> chunk;
-    SHARED float values[BACK_STEPS][TILE], readings[BACK_STEPS][TILE], upstream[BACK_STEPS][TILE], written[BACK_STEPS][TILE], passed[BACK_STEPS][TILE];
+    SHARED Vectors<BACK_STEPS, TILE> values, readings, upstream, written, passed;
     SHARED float strength_terms[BACK_STEPS][TILE], decay_terms[BACK_STEPS][TILE], key_sums[WARPS][BACK_STEPS][KEYS];
     const DeltaArguments& rule = p.rule;
     const Place at(rule);
@@ -568,17 +593,17 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
         for (int t = count - 1; t >= 0; --t)
         {
             float k[ROWS], q[ROWS], sums[COLUMNS], key_gradient[ROWS];
-            take(chunk.keys[t], at, k);
-            take(chunk.queries[t], at, q);
+            take(chunk.keys, t, at, k);
+            take(chunk.queries, t, at, q);
             flow.products<0>(k, sums);
-            const float later = warp_sums(sums), gradient = fmaf(chunk.overlaps[t], upstream[t][at.column], later);
+            const float later = warp_sums(sums), gradient = fmaf(chunk.overlaps[t], upstream.at(t, at.column), later);
             const float value_gradient = chunk.strengths[t] * gradient;
             if (at.lane < COLUMNS)
             {
-                const float reading = readings[t][at.column];
-                passed[t][at.column] = value_gradient;
-                strength_terms[t][at.column] = gradient * (CORRECTED ? values[t][at.column] - reading : values[t][at.column]);
-                decay_terms[t][at.column] = fmaf(written[t][at.column], later, CORRECTED ? reading * value_gradient : 0.0f);
+                const float reading = readings.at(t, at.column);
+                passed.at(t, at.column) = value_gradient;
+                strength_terms[t][at.column] = gradient * (CORRECTED ? values.at(t, at.column) - reading : values.at(t, at.column));
+                decay_terms[t][at.column] = fmaf(written.at(t, at.column), later, CORRECTED ? reading * value_gradient : 0.0f);
                 if (at.column < width)
                 {
                     p.value[at.in_segment(p, start + t) * rule.values + at.first() + at.column] = value_gradient;
@@ -598,16 +623,21 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
             }
 
 #pragma unroll
-            for (int c = 0; c < COLUMNS; ++c)
+            for (int first = 0; first < COLUMNS; first += 4)
             {
-                const int column = at.warp * COLUMNS + c;
-                const float read = upstream[t][column], write = written[t][column], correction = CORRECTED ? passed[t][column] : 0.0f;
+                const int column = at.warp * COLUMNS + first;
+                const Four read = upstream.four(t, column), write = written.four(t, column), correction = CORRECTED ? passed.four(t, column) : Four{};
 #pragma unroll
-                for (int i = 0; i < ROWS; ++i)
+                for (int c = 0; c < 4; ++c)
                 {
-                    const float after = fmaf(q[i], read, flow.s[i][c]);
-                    key_gradient[i] = fmaf(after, write, key_gradient[i]);
-                    flow.s[i][c] = decay * (CORRECTED ? fmaf(-k[i], correction, after) : after);
+#pragma unroll
+                    for (int i = 0; i < ROWS; ++i)
+                    {
+                        float& f = flow.s[i][first + c];
+                        const float after = fmaf(q[i], read.v[c], f);
+                        key_gradient[i] = fmaf(after, write.v[c], key_gradient[i]);
+                        f = decay * (CORRECTED ? fmaf(-k[i], correction.v[c], after) : after);
+                    }
                 }
             }
 
@@ -656,7 +686,7 @@ KERNEL(delta_value_gradient, DeltaGradientArguments)
 }
 
 /// From the gradient of a vector of unit length to that of the vector itself: for n = f x, dx = f (dn - n (n . dn)).
-FUNCTION void store_gradient(const DeltaArguments& p, const Place& at, const float (&gradient)[ROWS], const float (&vector)[KEYS], float factor, float* target)
+FUNCTION void store_gradient(const DeltaArguments& p, const Place& at, const float (&gradient)[ROWS], const float (&vector)[ROWS], float factor, float* target)
 {
     float along = 0.0f;
     if (p.normalise)
@@ -664,7 +694,7 @@ FUNCTION void store_gradient(const DeltaArguments& p, const Place& at, const flo
 #pragma unroll
         for (int i = 0; i < ROWS; ++i)
         {
-            along = fmaf(vector[i * WARP + at.lane], gradient[i], along);
+            along = fmaf(vector[i], gradient[i], along);
         }
 
         along = warp_sum(along);
@@ -676,15 +706,23 @@ FUNCTION void store_gradient(const DeltaArguments& p, const Place& at, const flo
         const int row = i * WARP + at.lane;
         if (row < p.keys)
         {
-            target[row] = factor * fmaf(-along, vector[row], gradient[i]);
+            target[row] = factor * fmaf(-along, vector[i], gradient[i]);
         }
     }
+}
+
+/// Gradients of values, which a rule that does not correct does not need.
+FUNCTION void fetch_passed(const DeltaGradientArguments& g, const Place& at, long long start, Ahead<float, BACK_STEPS, TILE>& passed)
+{
+    const DeltaArguments& p = g.rule;
+    const long long place = at.in_segment(g, start) * p.values + at.first();
+    passed.fetch(g.value + place, p.heads * p.values, 1, CORRECTED ? g.end - start : 0, at.width(p));
 }
 
 KERNEL(delta_key_gradient, DeltaGradientArguments)
 {
     SHARED Chunk<BACK_STEPS> chunk;
-    SHARED float values[BACK_STEPS][TILE], readings[BACK_STEPS][TILE], upstream[BACK_STEPS][TILE], written[BACK_STEPS][TILE], passed[BACK_STEPS][TILE];
+    SHARED Vectors<BACK_STEPS, TILE> values, readings, upstream, written, passed;
     SHARED float query_sums[WARPS][BACK_STEPS][KEYS], key_sums[WARPS][BACK_STEPS][KEYS], changes[BACK_STEPS];
     const DeltaArguments& rule = p.rule;
     const Place at(rule);
@@ -695,14 +733,9 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
     ChunkAhead<BACK_STEPS> ahead;
     TileAhead tile_ahead;
     Ahead<float, BACK_STEPS, TILE> passed_ahead;
-    const auto fetch = [&](long long start)
-    {
-        ahead.fetch(rule, at, start);
-        tile_ahead.fetch(p, at, start);
-        passed_ahead.fetch(
-            p.value + at.in_segment(p, start) * rule.values + at.first(), rule.heads * rule.values, 1, CORRECTED ? p.end - start : 0, at.width(rule));
-    };
-    fetch(p.start);
+    ahead.fetch(rule, at, p.start);
+    tile_ahead.fetch(p, at, p.start);
+    fetch_passed(p, at, p.start, passed_ahead);
     for (long long start = p.start; start < p.end; start += BACK_STEPS)
     {
         block_barrier();
@@ -711,7 +744,9 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
         tile_ahead.readings.put(readings);
         tile_ahead.upstream.put(upstream, rule.scale);
         passed_ahead.put(passed);
-        fetch(start + BACK_STEPS);
+        ahead.fetch(rule, at, start + BACK_STEPS);
+        tile_ahead.fetch(p, at, start + BACK_STEPS);
+        fetch_passed(p, at, start + BACK_STEPS, passed_ahead);
 
         // What the other pass left for the step that this warp ends.
         const int count = (int)(p.end - start < BACK_STEPS ? p.end - start : BACK_STEPS), own = at.warp;
@@ -743,7 +778,7 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
             }
 
             float k[ROWS], of_query[ROWS], of_key[ROWS];
-            take(chunk.keys[t], at, k);
+            take(chunk.keys, t, at, k);
 #pragma unroll
             for (int i = 0; i < ROWS; ++i)
             {
@@ -752,17 +787,22 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
 
             const float decay = chunk.decays[t];
 #pragma unroll
-            for (int c = 0; c < COLUMNS; ++c)
+            for (int first = 0; first < COLUMNS; first += 4)
             {
-                const int column = at.warp * COLUMNS + c;
-                const float read = upstream[t][column], write = written[t][column], correction = CORRECTED ? passed[t][column] : 0.0f;
+                const int column = at.warp * COLUMNS + first;
+                const Four read = upstream.four(t, column), write = written.four(t, column), correction = CORRECTED ? passed.four(t, column) : Four{};
 #pragma unroll
-                for (int i = 0; i < ROWS; ++i)
+                for (int c = 0; c < 4; ++c)
                 {
-                    const float before = decay * state.s[i][c];
-                    of_query[i] = fmaf(before, read, of_query[i]);
-                    of_key[i] = CORRECTED ? fmaf(before, -correction, of_key[i]) : 0.0f;
-                    state.s[i][c] = fmaf(k[i], write, before);
+#pragma unroll
+                    for (int i = 0; i < ROWS; ++i)
+                    {
+                        float& s = state.s[i][first + c];
+                        const float before = decay * s;
+                        of_query[i] = fmaf(before, read.v[c], of_query[i]);
+                        of_key[i] = CORRECTED ? fmaf(before, -correction.v[c], of_key[i]) : 0.0f;
+                        s = fmaf(k[i], write.v[c], before);
+                    }
                 }
             }
 
@@ -778,11 +818,11 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
         if (own < count)
         {
             float query_gradient[ROWS], q[ROWS], k[ROWS], read = 0.0f, written_read = 0.0f;
-            take(chunk.queries[own], at, q);
-            take(chunk.keys[own], at, k);
+            take(chunk.queries, own, at, q);
+            take(chunk.keys, own, at, k);
             for (int column = at.lane; column < TILE; column += WARP)
             {
-                written_read = fmaf(written[own][column], upstream[own][column], written_read);
+                written_read = fmaf(written.at(own, column), upstream.at(own, column), written_read);
             }
 
             written_read = warp_sum(written_read);
@@ -797,8 +837,8 @@ KERNEL(delta_key_gradient, DeltaGradientArguments)
             }
 
             read = warp_sum(read);
-            store_gradient(rule, at, query_gradient, chunk.queries[own], chunk.query_factors[own], p.query + part * rule.keys);
-            store_gradient(rule, at, key_gradient, chunk.keys[own], chunk.key_factors[own], p.key + part * rule.keys);
+            store_gradient(rule, at, query_gradient, q, chunk.query_factors[own], p.query + part * rule.keys);
+            store_gradient(rule, at, key_gradient, k, chunk.key_factors[own], p.key + part * rule.keys);
             if (at.lane == 0)
             {
                 changes[own] = change - read;

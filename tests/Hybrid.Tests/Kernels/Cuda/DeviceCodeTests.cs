@@ -57,6 +57,22 @@ public unsafe class DeviceCodeTests
         }
     }
 
+    /// <summary>The state of a tile stays in registers for all of time: the kernels have no local memory at any width.</summary>
+    [Theory]
+    [InlineData(4, 16, true)]
+    [InlineData(4, 16, false)]
+    [InlineData(8, 16, true)]
+    [InlineData(3, 8, true)]
+    public void TheDeltaRuleHasItsStateInRegisters(int rows, int columns, bool corrected)
+    {
+        using var folder = new TemporaryFolder();
+        var program = Delta(ScalarType.BFloat16, rows, columns, corrected);
+        File.WriteAllText(folder.File(program.File), program.Source());
+        var (status, said) = Clang(folder.File(program.File), folder.File("kernel.ptx"), program.Options);
+        Assert.True(status == 0, said);
+        Assert.DoesNotContain(".local", File.ReadAllText(folder.File("kernel.ptx")), StringComparison.Ordinal);
+    }
+
     private static (int Status, string Said) Clang(string source, string target, string options)
     {
         string[] arguments =
