@@ -12,15 +12,7 @@ public static partial class GatedDelta
     /// <param name="keyWidth">K.</param>
     /// <param name="reason">Why not; empty where they can.</param>
     /// <param name="tensors">All tensors of the call under their names; null ones are none.</param>
-    internal static bool CanRunOnCuda(long keyWidth, out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
-    {
-        if (!CudaRuntime.TryGet(out var runtime, out reason, tensors))
-        {
-            return false;
-        }
-
-        reason = keyWidth > DeltaOnCuda.MaxKeyWidth ? $"K is {keyWidth}, and a thread has room for {DeltaOnCuda.MaxKeyWidth}" : "";
-        return reason.Length == 0
-            && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => SelfTestOf(new DeltaOnCuda(runtime), runtime.TorchDevice), out reason);
-    }
+    internal static bool CanRunOnCuda(long keyWidth, out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) =>
+        DeltaOnCuda.CanRun(("K", keyWidth), out var runtime, out reason, tensors)
+        && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => SelfTestOf(new DeltaOnCuda(runtime), runtime.TorchDevice), out reason);
 }

@@ -14,17 +14,9 @@ public static partial class StateSpaceDuality
     /// <param name="stateSize">N.</param>
     /// <param name="reason">Why not; empty where they can.</param>
     /// <param name="tensors">All tensors of the call under their names; null ones are none.</param>
-    internal static bool CanRunOnCuda(long stateSize, out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
-    {
-        if (!CudaRuntime.TryGet(out var runtime, out reason, tensors))
-        {
-            return false;
-        }
-
-        reason = stateSize > DeltaOnCuda.MaxKeyWidth ? $"N is {stateSize}, and a thread has room for {DeltaOnCuda.MaxKeyWidth}" : "";
-        return reason.Length == 0 && KernelDispatcher.Agrees(
-            $"{CudaKernel} {runtime.Device}", () => CudaSelfTest(Kernel(runtime), runtime.TorchDevice), out reason);
-    }
+    internal static bool CanRunOnCuda(long stateSize, out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) =>
+        DeltaOnCuda.CanRun(("N", stateSize), out var runtime, out reason, tensors)
+        && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => CudaSelfTest(Kernel(runtime), runtime.TorchDevice), out reason);
 
     /// <summary>The kernels of a device.</summary>
     internal static DeltaOnCuda Kernel(CudaRuntime runtime) => new(runtime, corrects: false);
