@@ -12,51 +12,18 @@ public class GatedDeltaCpuTests
     // float32 against float64 over up to 130 steps.
     private const double Tolerance = 1e-5;
 
-    /// <summary>Ragged ends of chunks, tiles and registers of every width, and every optional input, one without the others.</summary>
-    public static TheoryData<long, long, long, long, long, string> Sizes => new()
-    {
-        { 1, 1, 1, 2, 1, "" },
-        { 2, 2, 2, 3, 5, "g normalise initial" },
-        { 1, 31, 3, 5, 3, "g mask" },
-        { 2, 32, 3, 16, 8, "normalise restart" },
-        { 1, 33, 2, 9, 16, "g" },
-        { 2, 63, 2, 15, 31, "initial" },
-        { 1, 64, 2, 32, 17, "g normalise" },
-        { 2, 97, 2, 6, 33, "g normalise mask restart initial" },
-        { 1, 130, 1, 70, 65, "g normalise" },
-    };
+    public static TheoryData<long, long, long, long, long, string> Sizes => DeltaKernelCase.All;
 
     [Theory]
     [MemberData(nameof(Sizes))]
-    public void EqualsTheReferenceInFloat64(long batch, long time, long heads, long keyWidth, long valueWidth, string with)
+    public void EqualsTheReferenceInFloat64(long batch, long time, long heads, long keyWidth, long valueWidth, string with) =>
+        DeltaKernelCase.Check(DeltaOnCpu.Instance, CPU, Tolerance, batch, time, heads, keyWidth, valueWidth, with);
+
+    [Fact]
+    public void TheDispatcherTakesIt()
     {
-        using var scope = NewDisposeScope();
-        manual_seed(9);
-        var normalise = Has("normalise");
-        var inputs = Inputs(batch, time, heads, keyWidth, valueWidth, with);
-        var mask = Has("mask") ? rand(batch, time).gt(0.3) : null;
-        var restart = Has("restart") ? rand(batch, time).gt(0.9) : null;
-        var (upstreamO, upstreamState) = (randn(batch, time, heads, valueWidth), randn(batch, heads, keyWidth, valueWidth));
-        Assert.True(GatedDelta.CanRunOnCpu(out var reason, ("q", inputs[0])), reason);
-
-        var expected = Results(
-            ScalarType.Float64, x => GatedDelta.Reference(x[0]!, x[1]!, x[2]!, x[3]!, x[4], 0.7, normalise, x[5], mask, restart));
-        var actual = Results(
-            ScalarType.Float32, x => GatedDelta.Apply(x[0]!, x[1]!, x[2]!, x[3]!, x[4], 0.7, normalise, x[5], mask, restart));
-        for (var i = 0; i < expected.Count; i++)
-        {
-            TensorAssert.Close(expected[i], actual[i], Tolerance, $"tensor {i} of o, state and the gradients of the inputs");
-        }
-
-        bool Has(string what) => with.Contains(what, StringComparison.Ordinal);
-
-        List<Tensor> Results(ScalarType dtype, Func<Tensor?[], (Tensor O, Tensor State)> run)
-        {
-            var x = inputs.Select(input => input?.to_type(dtype).detach().clone().requires_grad_(true)).ToArray();
-            var (o, state) = run(x);
-            ((o * upstreamO).sum() + (state * upstreamState).sum()).backward();
-            return [o, state, .. x.Where(leaf => leaf is not null).Select(leaf => leaf!.grad!)];
-        }
+        using var x = zeros(1);
+        Assert.True(GatedDelta.CanRunOnCpu(out var reason, ("q", x)), reason);
     }
 
     [Fact]
@@ -64,7 +31,7 @@ public class GatedDeltaCpuTests
     {
         using var scope = NewDisposeScope();
         manual_seed(10);
-        var inputs = Inputs(2, 70, 4, 20, 33, "g");
+        var inputs = DeltaKernelCase.Inputs(2, 70, 4, 20, 33, "g");
         var upstream = randn(2, 70, 4, 33);
         var alone = Results(1);
         foreach (var threads in new[] { 2, 3 })
@@ -92,7 +59,7 @@ public class GatedDeltaCpuTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         manual_seed(24);
-        var inputs = Inputs(1, 70, 2, 5, 20, "g");
+        var inputs = DeltaKernelCase.Inputs(1, 70, 2, 5, 20, "g");
         inputs[2]![0, 40, 1, 7] = float.NaN;
         var (o, state) = GatedDelta.Apply(inputs[0]!, inputs[1]!, inputs[2]!, inputs[3]!, inputs[4], normalise: true);
         var expected = zeros([1, 70, 2, 20], dtype: ScalarType.Bool);
@@ -113,18 +80,5 @@ public class GatedDeltaCpuTests
         var (expected, expectedState) = GatedDelta.Apply(copies[0], copies[1], copies[2], copies[3], copies[4], normalise: true);
         TensorAssert.Identical(expected, o, "o");
         TensorAssert.Identical(expectedState, state, "state");
-    }
-
-    /// <summary>q, k, v, beta, g and initialState, those that are optional where they are named. Keys have length 1 at most where they stay as they are.</summary>
-    private static Tensor?[] Inputs(long batch, long time, long heads, long keyWidth, long valueWidth, string with)
-    {
-        bool Has(string what) => with.Contains(what, StringComparison.Ordinal);
-        var keys = randn(batch, time, heads, keyWidth);
-        return
-        [
-            randn(batch, time, heads, keyWidth), Has("normalise") ? keys : keys / (keys.square().sum(-1, keepdim: true) + 1e-6).sqrt(),
-            randn(batch, time, heads, valueWidth), rand(batch, time, heads), Has("g") ? -rand(batch, time, heads) * 0.3 : null,
-            Has("initial") ? randn(batch, heads, keyWidth, valueWidth) : null,
-        ];
     }
 }

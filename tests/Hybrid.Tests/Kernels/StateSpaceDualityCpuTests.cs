@@ -12,53 +12,14 @@ public class StateSpaceDualityCpuTests
     // float32 against float64 over up to 100 steps; gradients of B and C sum over heads, that of A over all steps.
     private const double Tolerance = 1e-5;
 
-    /// <summary>Ragged ends of chunks, tiles and registers of every width, and every optional input, one without the others.</summary>
-    public static TheoryData<long, long, long, long, long, long, string> Sizes => new()
-    {
-        { 1, 1, 1, 1, 1, 1, "" },
-        { 2, 2, 2, 1, 3, 5, "D z bias initial" },
-        { 1, 31, 6, 2, 7, 4, "mask" },
-        { 2, 32, 3, 3, 8, 16, "restart" },
-        { 1, 33, 4, 2, 9, 3, "limits bias" },
-        { 2, 63, 2, 1, 15, 31, "D of channels" },
-        { 1, 64, 2, 2, 16, 32, "z" },
-        { 1, 65, 4, 1, 17, 33, "initial" },
-        { 2, 97, 4, 2, 33, 6, "D of channels z mask restart limits bias initial" },
-        { 1, 100, 2, 1, 70, 65, "D z bias" },
-    };
+    public static TheoryData<long, long, long, long, long, long, string> Sizes => DualityKernelCase.All;
 
     [Theory]
     [MemberData(nameof(Sizes))]
-    public void EqualsTheReferenceInFloat64(long batch, long time, long heads, long groups, long headWidth, long n, string with)
-    {
-        using var scope = NewDisposeScope();
-        manual_seed(9);
-        var inputs = Inputs(batch, time, heads, groups, headWidth, n, with);
-        var mask = Has("mask") ? rand(batch, time).gt(0.3) : null;
-        var restart = Has("restart") ? rand(batch, time).gt(0.8) : null;
-        (double? min, double? max) = Has("limits") ? (0.3, 1.5) : (null as double?, null as double?);
-        var (upstreamY, upstreamState) = (randn(batch, time, heads, headWidth), randn(batch, heads, headWidth, n));
-        Assert.True(StateSpaceDuality.CanRunOnCpu(out var reason, ("x", inputs[0])), reason);
-
-        var expected = Results(ScalarType.Float64, x => StateSpaceDuality.Reference(
-            x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], true, min, max, x[8], mask, restart, StateSpaceDuality.DefaultChunkSize));
-        var actual = Results(ScalarType.Float32, x => StateSpaceDuality.Apply(
-            x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], true, min, max, x[8], mask, restart));
-        for (var i = 0; i < expected.Count; i++)
-        {
-            TensorAssert.Close(expected[i], actual[i], Tolerance, $"tensor {i} of y, state and the gradients of the inputs");
-        }
-
-        bool Has(string what) => with.Contains(what, StringComparison.Ordinal);
-
-        List<Tensor> Results(ScalarType dtype, Func<Tensor?[], (Tensor Y, Tensor State)> run)
-        {
-            var x = inputs.Select(input => input?.to_type(dtype).detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = run(x);
-            ((y * upstreamY).sum() + (state * upstreamState).sum()).backward();
-            return [y, state, .. x.Where(leaf => leaf is not null).Select(leaf => leaf!.grad!)];
-        }
-    }
+    public void EqualsTheReferenceInFloat64(long batch, long time, long heads, long groups, long headWidth, long n, string with) =>
+        DualityKernelCase.Check(
+            (x, steps, mask, restart) => StateSpaceDuality.Cpu(x[0]!, x[1]!, x[2]!, x[3]!, x[4]!, x[5], x[6], x[7], steps, x[8], mask, restart),
+            CPU, Tolerance, batch, time, heads, groups, headWidth, n, with);
 
     [Theory]
     [InlineData(true)]
@@ -67,7 +28,7 @@ public class StateSpaceDualityCpuTests
     {
         using var scope = NewDisposeScope();
         manual_seed(12);
-        var inputs = Inputs(1, 40, 2, 1, 5, 3, "initial");
+        var inputs = DualityKernelCase.Inputs(1, 40, 2, 1, 5, 3, "initial");
         var expected = Gradients(ScalarType.Float64);
         foreach (var (gradient, actual) in expected.Zip(Gradients(ScalarType.Float32)))
         {
@@ -88,7 +49,7 @@ public class StateSpaceDualityCpuTests
     {
         using var scope = NewDisposeScope();
         manual_seed(10);
-        var inputs = Inputs(2, 70, 8, 2, 33, 20, "D bias");
+        var inputs = DualityKernelCase.Inputs(2, 70, 8, 2, 33, 20, "D bias");
         var upstream = randn(2, 70, 8, 33);
         var alone = Results(1);
         foreach (var threads in new[] { 2, 3 })
@@ -115,7 +76,7 @@ public class StateSpaceDualityCpuTests
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         manual_seed(24);
-        var inputs = Inputs(1, 70, 2, 1, 20, 3, "");
+        var inputs = DualityKernelCase.Inputs(1, 70, 2, 1, 20, 3, "");
         inputs[0]![0, 40, 1, 7] = float.NaN;
         var (y, state) = StateSpaceDuality.Apply(inputs[0]!, inputs[1]!, inputs[2]!, inputs[3]!, inputs[4]!, dtSoftplus: true);
         var expected = zeros([1, 70, 2, 20], dtype: ScalarType.Bool);
@@ -144,20 +105,8 @@ public class StateSpaceDualityCpuTests
     public void WhatCannotRunSaysWhy()
     {
         using var scope = NewDisposeScope();
+        Assert.True(StateSpaceDuality.CanRunOnCpu(out _, ("x", zeros(1))));
         Assert.False(StateSpaceDuality.CanRunOnCpu(out var reason, ("x", zeros([1, 1, 1, 1], dtype: ScalarType.Float64))));
         Assert.Equal("x is Float64", reason);
-    }
-
-    /// <summary>x, dt, A, B, C, D, z, dtBias and initialState, those that are optional where they are named.</summary>
-    private static Tensor?[] Inputs(long batch, long time, long heads, long groups, long headWidth, long n, string with)
-    {
-        bool Has(string what) => with.Contains(what, StringComparison.Ordinal);
-        return
-        [
-            randn(batch, time, heads, headWidth), randn(batch, time, heads), -randn(heads).exp(), randn(batch, time, groups, n),
-            randn(batch, time, groups, n), Has("D of channels") ? randn(heads, headWidth) : Has("D") ? randn(heads) : null,
-            Has("z") ? randn(batch, time, heads, headWidth) : null, Has("bias") ? randn(heads) : null,
-            Has("initial") ? randn(batch, heads, headWidth, n) : null,
-        ];
     }
 }

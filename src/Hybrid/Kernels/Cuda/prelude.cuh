@@ -65,6 +65,9 @@ FUNCTION void grid_barrier(unsigned int* counter)
     block_barrier();
 }
 
+/// Waits for all lanes of the warp, which then see what each other wrote to shared memory.
+FUNCTION void lane_barrier() { __syncwarp(); }
+
 /// The value of the lane whose number differs in the bits of mask; all lanes of a warp call it together.
 FUNCTION float lane_exchange(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
@@ -181,9 +184,9 @@ FUNCTION float warp_sum(float value)
     return value;
 }
 
-/// One step of warp_sums: lanes that differ in the bit `Half` exchange half of what they still hold.
-template <int Half>
-FUNCTION void halve(float (&values)[WARP])
+/// The halvings of warp_sums: lanes that differ in the bit `Half` exchange half of what they still hold, and so on with half of that.
+template <int Half, int Count>
+FUNCTION void halve(float (&values)[Count])
 {
     const bool upper = (lane_index() & Half) != 0;
 #pragma unroll
@@ -193,18 +196,27 @@ FUNCTION void halve(float (&values)[WARP])
         const float low = values[i], high = values[i + Half];
         values[i] = (upper ? high : low) + lane_exchange(upper ? low : high, Half);
     }
+
+    if constexpr (Half > 1)
+    {
+        halve<Half / 2>(values);
+    }
 }
 
-/// Adds up 32 values over the lanes of a warp; lane i gets the sum of values[i]. That takes 31 exchanges where 32 sums take 160. The values
-/// are lost.
-FUNCTION float warp_sums(float (&values)[WARP])
+/// Adds up 32, 16, 8 or 4 values over the lanes of a warp; lane i gets the sum of values[i % Count]. For 32 that takes 31 exchanges where 32 sums
+/// take 160. The values are lost.
+template <int Count>
+FUNCTION float warp_sums(float (&values)[Count])
 {
-    halve<16>(values);
-    halve<8>(values);
-    halve<4>(values);
-    halve<2>(values);
-    halve<1>(values);
-    return values[0];
+    halve<Count / 2>(values);
+    float sum = values[0];
+#pragma unroll
+    for (int mask = WARP / 2; mask >= Count; mask /= 2)
+    {
+        sum += lane_exchange(sum, mask);
+    }
+
+    return sum;
 }
 
 /// The sum over the threads of a block, in every thread.

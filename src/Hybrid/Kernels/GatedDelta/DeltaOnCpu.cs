@@ -5,21 +5,26 @@ using static TorchSharp.torch;
 namespace Hybrid.Kernels;
 
 /// <summary>Runs the kernel of the gated delta rule over heads and batch rows.</summary>
-internal static class DeltaOnCpu
+internal sealed class DeltaOnCpu : IDeltaDevice
 {
-    /// <summary>Fills <paramref name="final"/>.</summary>
-    /// <returns>o [B, T, H, V].</returns>
-    public static Tensor Forward(DeltaTensors x, Tensor final)
+    /// <summary>It holds nothing.</summary>
+    public static DeltaOnCpu Instance { get; } = new();
+
+    /// <inheritdoc/>
+    public ScalarType RowType(IEnumerable<Tensor> rows) => ScalarType.Float32;
+
+    /// <inheritdoc/>
+    public (Tensor O, Tensor? Kept) Forward(DeltaTensors x, Tensor final, bool keep)
     {
         var sizes = new DeltaSizes(x);
         var o = empty(x.V.shape, dtype: ScalarType.Float32);
         LaneTasks.Run(new ForwardWork(new DeltaInputs(x, sizes), new DeltaResults(o, final)), sizes.Batch * sizes.Heads, sizes.Elements);
         TensorMemory.KeepAlive([.. x.All, final]);
-        return o;
+        return (o, null);
     }
 
-    /// <summary>Gradients in the order of <see cref="DeltaTensors"/>, null where there is no such input.</summary>
-    public static Tensor?[] Backward(DeltaTensors x, Tensor gradO, Tensor? gradFinal)
+    /// <inheritdoc/>
+    public Tensor?[] Backward(DeltaTensors x, Tensor? kept, Tensor gradO, Tensor? gradFinal)
     {
         var sizes = new DeltaSizes(x);
         Tensor?[] gradients = [.. x.All.Select((tensor, i) => tensor is null || i > 5 ? null : empty(tensor.shape, dtype: ScalarType.Float32))];

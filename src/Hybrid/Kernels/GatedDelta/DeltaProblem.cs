@@ -6,7 +6,10 @@ namespace Hybrid.Kernels;
 /// <summary>What is done to queries and keys: the factor of the queries, and whether both are divided by their norm.</summary>
 internal sealed record DeltaKeys(double Scale, bool Normalise);
 
-/// <summary>The tensors of the rule on CPU, all float32 with the last dimension in one piece, and what is done to queries and keys.</summary>
+/// <summary>
+/// The tensors of the rule with the last dimension in one piece, and what is done to queries and keys. q, k and v have one dtype, which is float32 on
+/// CPU; the others are float32 or bool.
+/// </summary>
 internal sealed record DeltaTensors(
     Tensor Q, Tensor K, Tensor V, Tensor Beta, Tensor? G, Tensor? Initial, Tensor? Mask, Tensor? Restart, DeltaKeys Keys)
 {

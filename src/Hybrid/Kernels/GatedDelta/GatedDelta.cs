@@ -1,3 +1,5 @@
+using Hybrid.Kernels.Cuda;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
@@ -25,7 +27,7 @@ public static partial class GatedDelta
     /// <param name="mask">Bool [B, T], false at padding, which leaves the state as it is; null means all true.</param>
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from zero; null means none.</param>
     /// <param name="stateGradient">
-    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the SIMD kernel then keeps it out of the graph.
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of the graph.
     /// </param>
     /// <returns>Output [B, T, H, V] in the dtype of <paramref name="q"/>, and S after the last step [B, H, K, V].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
@@ -45,17 +47,25 @@ public static partial class GatedDelta
         var keyWidth = Validate(q, k, v, beta, g, initialState, mask, restart);
         using var scope = NewDisposeScope();
         var factor = scale ?? Math.Pow(keyWidth, -0.5);
-        var runs = CanRunOnCpu(
-            out var reason, ("q", q), ("k", k), ("v", v), ("beta", beta), ("g", g), ("initialState", initialState), ("mask", mask), ("restart", restart));
-        if (!runs)
+        var device = DeviceFor(
+            q, keyWidth, ("q", q), ("k", k), ("v", v), ("beta", beta), ("g", g), ("initialState", initialState), ("mask", mask), ("restart", restart));
+        var (o, state) = device is null
+            ? Reference(q, k, v, beta, g, factor, normalise, initialState, mask, restart)
+            : Fused(device, q, k, v, beta, g, factor, normalise, initialState, mask, restart, stateGradient);
+        return (o.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>Where the rule runs in kernels of its own; null, with a line in the log, where none can run on the tensors of a call.</summary>
+    private static IDeltaDevice? DeviceFor(Tensor q, long keyWidth, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
+    {
+        var onCuda = q.device_type == DeviceType.CUDA;
+        if (onCuda ? CanRunOnCuda(keyWidth, out var reason, tensors) : CanRunOnCpu(out reason, tensors))
         {
-            KernelDispatcher.Refused(CpuKernel, reason);
+            return onCuda ? new DeltaOnCuda(CudaRuntime.Of(q)!) : DeltaOnCpu.Instance;
         }
 
-        var (o, state) = runs
-            ? Cpu(q, k, v, beta, g, factor, normalise, initialState, mask, restart, stateGradient)
-            : Reference(q, k, v, beta, g, factor, normalise, initialState, mask, restart);
-        return (o.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
+        KernelDispatcher.Refused(onCuda ? CudaKernel : CpuKernel, reason);
+        return null;
     }
 
     private static long Validate(

@@ -56,8 +56,11 @@ public static partial class StateSpaceDuality
         }
     }
 
-    /// <summary>Results and gradients of a small ragged case with everything in it, against the reference in float64.</summary>
-    private static string? CpuSelfTest()
+    private static string? CpuSelfTest() =>
+        SelfTestOf((x, steps) => Cpu(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], steps, x[8], null, null), CPU);
+
+    /// <summary>The self-test: results and gradients of a small ragged case with everything in it, against the reference in float64.</summary>
+    private static string? SelfTestOf(Func<Tensor[], ScanSteps, (Tensor Y, Tensor FinalState)> kernel, Device device)
     {
         using var scope = NewDisposeScope();
         const long batch = 2, time = 35, heads = 4, width = 19, groups = 2, n = 5;
@@ -71,7 +74,8 @@ public static partial class StateSpaceDuality
         return SelfTest.Difference(
             inputs,
             1e-4,
-            x => Cpu(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], steps, x[8], null, null),
-            x => Reference(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, null, null, x[8], null, null, DefaultChunkSize));
+            x => kernel(x, steps),
+            x => Reference(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], true, null, null, x[8], null, null, DefaultChunkSize),
+            device);
     }
 }

@@ -16,51 +16,56 @@ public static partial class StateSpaceDuality
         Tensor? initialState, Tensor? mask, Tensor? restart, long chunkSize)
     {
         var dtype = x.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        var input = x.to_type(dtype);
+        var step = StepSizes(dt.to_type(dtype), dtBias?.to_type(dtype), dtSoftplus, dtMin, dtMax, mask);   // [B, T, H]
+        var (y, finalState) = Driven(
+            input, step, step * A.to_type(dtype), B.to_type(dtype), C.to_type(dtype), initialState?.to_type(dtype), restart, chunkSize);
+        return (SkipAndGate(y, input, D, z).to_type(x.dtype), finalState);
+    }
+
+    /// <summary>
+    /// <c>S_t = exp(a_t) S_(t-1) + s_t x_t B_t^T</c>, <c>y_t = S_t C_t</c>, all of one dtype; takes x [B, T, H, P], s and a [B, T, H], B and C
+    /// [B, T, G, N] and the state before the first step; gives y and the state after the last step.
+    /// </summary>
+    private static (Tensor Y, Tensor FinalState) Driven(
+        Tensor x, Tensor step, Tensor logDecay, Tensor B, Tensor C, Tensor? initialState, Tensor? restart, long chunkSize)
+    {
         var shape = x.shape;
         var chunks = new TimeChunks(shape[0], shape[1], chunkSize);
         var sizes = new Sizes(chunks.Rows, chunks.Steps, shape[2], B.size(2), shape[3], B.size(3));
-        var input = x.to_type(dtype);
-
-        var step = StepSizes(dt.to_type(dtype), dtBias?.to_type(dtype), dtSoftplus, dtMin, dtMax, mask);   // [B, T, H]
-        var logDecay = step * A.to_type(dtype);
         if (restart is not null)
         {
             logDecay = logDecay.masked_fill(restart.unsqueeze(-1), double.NegativeInfinity);
         }
 
-        var driven = chunks.Split(input * step.unsqueeze(-1));                                              // [R, H, L, P]
+        var driven = chunks.Split(x * step.unsqueeze(-1));                                                  // [R, H, L, P]
         var steps = chunks.Split(logDecay);                                                                 // [R, H, L]
-        var inputMatrix = chunks.Split(B.to_type(dtype)).view(-1, sizes.Steps, sizes.State);                // [R G, L, N]
-        var outputMatrix = chunks.Split(C.to_type(dtype)).view(-1, sizes.Steps, sizes.State);
+        var inputMatrix = chunks.Split(B).view(-1, sizes.Steps, sizes.State);                               // [R G, L, N]
+        var outputMatrix = chunks.Split(C).view(-1, sizes.Steps, sizes.State);
 
         var decay = ChunkDecay.Between(steps);                                                              // [R, H, L from, L to]
         var y = InsideChunks(sizes, decay, driven, inputMatrix, outputMatrix);                              // [R, H, L, P]
         var local = ChunkStates(sizes, decay, driven, inputMatrix);                                         // [R, H, P, N]
-        Tensor finalState;
         if (chunks.Count == 1 && initialState is null)
         {
-            finalState = local;
-        }
-        else
-        {
-            var sinceStart = steps.cumsum(-1).exp();                                                        // [R, H, L]
-            (var entering, finalState) = ChainChunks(chunks, local, sinceStart.select(-1, sizes.Steps - 1), initialState?.to_type(dtype));
-            y = y + FromEnteringState(sizes, sinceStart, entering, outputMatrix);
+            return (chunks.Join(y), local);
         }
 
-        var output = chunks.Join(y);                                                                        // [B, T, H, P]
+        var sinceStart = steps.cumsum(-1).exp();                                                            // [R, H, L]
+        var (entering, finalState) = ChainChunks(chunks, local, sinceStart.select(-1, sizes.Steps - 1), initialState);
+        return (chunks.Join(y + FromEnteringState(sizes, sinceStart, entering, outputMatrix)), finalState);
+    }
+
+    /// <summary>(y + D x) SiLU(z), where there are such; x has the dtype of y.</summary>
+    private static Tensor SkipAndGate(Tensor y, Tensor x, Tensor? D, Tensor? z)
+    {
         if (D is not null)
         {
-            var skip = D.to_type(dtype);
-            output = output + (input * (skip.dim() == 1 ? skip.unsqueeze(-1) : skip));
+            var skip = D.to_type(y.dtype);
+            y = y + (x * (skip.dim() == 1 ? skip.unsqueeze(-1) : skip));
         }
 
-        if (z is not null)
-        {
-            output = output * z.to_type(dtype).silu();
-        }
-
-        return (output.to_type(x.dtype), finalState);
+        return z is null ? y : y * z.to_type(y.dtype).silu();
     }
 
     /// <summary>The step sizes of the recurrence, zero at padding: a step of zero keeps the state and adds nothing.</summary>

@@ -1,3 +1,5 @@
+using Hybrid.Kernels.Cuda;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
@@ -29,10 +31,10 @@ public static partial class StateSpaceDuality
     /// <param name="restart">Bool [B, T], true at the first token of a packed sequence, which starts from zero; null means none.</param>
     /// <param name="chunkSize">
     /// Longest chunk L of the form that is made of tensor operations, at least 1: memory grows with T L, the number of sequential steps with T / L. The
-    /// results are the same up to rounding. The SIMD kernel on CPU has chunks of its own, which the cache sets.
+    /// results are the same up to rounding. The SIMD kernel on CPU has chunks of its own, which the cache sets, and the CUDA kernels have none.
     /// </param>
     /// <param name="stateGradient">
-    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the SIMD kernel then keeps it out of the graph.
+    /// False where no gradient goes through the final state, as in mixers, whose states are constants: the fast kernel then keeps it out of the graph.
     /// </param>
     /// <returns>Output [B, T, H, P] in the dtype of <paramref name="x"/>, and the state after the last step [B, H, P, N].</returns>
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
@@ -56,17 +58,25 @@ public static partial class StateSpaceDuality
     {
         Validate(x, dt, A, B, C, D, z, dtBias, initialState, mask, restart, chunkSize);
         using var scope = NewDisposeScope();
-        var runs = CanRunOnCpu(
-            out var reason, ("x", x), ("dt", dt), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("dtBias", dtBias), ("initialState", initialState),
-            ("mask", mask), ("restart", restart));
+        var steps = new ScanSteps(dtSoftplus, dtMin, dtMax);
+        var onCuda = x.device_type == DeviceType.CUDA;
+        ReadOnlySpan<(string Name, Tensor? Tensor)> tensors =
+        [
+            ("x", x), ("dt", dt), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("dtBias", dtBias), ("initialState", initialState), ("mask", mask),
+            ("restart", restart),
+        ];
+        var runs = onCuda ? CanRunOnCuda(B.size(3), out var reason, tensors) : CanRunOnCpu(out reason, tensors);
         if (!runs)
         {
-            KernelDispatcher.Refused(CpuKernel, reason);
+            KernelDispatcher.Refused(onCuda ? CudaKernel : CpuKernel, reason);
         }
 
-        var (y, state) = runs
-            ? Cpu(x, dt, A, B, C, D, z, dtBias, new ScanSteps(dtSoftplus, dtMin, dtMax), initialState, mask, restart, stateGradient)
-            : Reference(x, dt, A, B, C, D, z, dtBias, dtSoftplus, dtMin, dtMax, initialState, mask, restart, chunkSize);
+        var (y, state) = (runs, onCuda) switch
+        {
+            (false, _) => Reference(x, dt, A, B, C, D, z, dtBias, dtSoftplus, dtMin, dtMax, initialState, mask, restart, chunkSize),
+            (_, true) => Cuda(Kernel(CudaRuntime.Of(x)!), x, dt, A, B, C, D, z, dtBias, steps, initialState, mask, restart, stateGradient),
+            _ => Cpu(x, dt, A, B, C, D, z, dtBias, steps, initialState, mask, restart, stateGradient),
+        };
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 

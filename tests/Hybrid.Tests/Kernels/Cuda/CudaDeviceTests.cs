@@ -40,6 +40,34 @@ public class CudaDeviceTests
     }
 
     [Fact]
+    public void TheDeltaRuleEqualsTheReference()
+    {
+        var rule = new DeltaOnCuda(Runtime());
+        foreach (var (batch, time, heads, keyWidth, valueWidth, with) in DeltaKernelCase.All.Select(row => row.Data))
+        {
+            DeltaKernelCase.Check(rule, CUDA, Tolerance, batch, time, heads, keyWidth, valueWidth, with);
+        }
+
+        DeltaKernelCase.Check(rule, CUDA, Tolerance, 2, 100, 3, 256, 129, "g normalise mask restart initial");
+        DeltaKernelCase.Check(rule, CUDA, LongTolerance, 4, 1000, 16, 128, 128, "g normalise initial");
+        DeltaKernelCase.Check(rule, CUDA, LongTolerance, 1, 65_536, 1, 32, 5, "g normalise");
+    }
+
+    [Fact]
+    public void StateSpaceDualityEqualsTheReference()
+    {
+        var kernel = StateSpaceDuality.Kernel(Runtime());
+        foreach (var (batch, time, heads, groups, headWidth, n, with) in DualityKernelCase.All.Select(row => row.Data))
+        {
+            DualityOnCudaTests.Check(kernel, CUDA, Tolerance, batch, time, heads, groups, headWidth, n, with);
+        }
+
+        DualityOnCudaTests.Check(kernel, CUDA, Tolerance, 2, 100, 4, 2, 130, 256, "D z mask restart bias initial");
+        DualityOnCudaTests.Check(kernel, CUDA, LongTolerance, 4, 1000, 24, 1, 64, 128, "D z bias");
+        DualityOnCudaTests.Check(kernel, CUDA, LongTolerance, 1, 65_536, 1, 1, 5, 16, "D");
+    }
+
+    [Fact]
     public void TheNormEqualsTheComposedForm()
     {
         var norm = new NormOnCuda(Runtime());
@@ -60,6 +88,8 @@ public class CudaDeviceTests
         Assert.NotNull(CausalConv1d.OnCuda.For(("x", x)));
         Assert.NotNull(LinearStepOnCuda.OnCuda.For(("x", x)));
         Assert.NotNull(CudaNorm.OnCuda.For(("x", x)));
+        Assert.True(GatedDelta.CanRunOnCuda(128, out var reason, ("q", x)), reason);
+        Assert.True(StateSpaceDuality.CanRunOnCuda(128, out reason, ("x", x)), reason);
     }
 
     [Fact]

@@ -20,6 +20,11 @@ public unsafe class DeviceCodeTests
         .. Enum.GetValues<RecurrenceGates>().Select(gates =>
             CudaProgram.Of("linear_recurrence.cu", elements, ("GATES", (long)gates), ("RECURRENCE_BYTES", sizeof(RecurrenceArguments)))),
         CudaProgram.Of("wkv.cu", elements, ("WKV_BYTES", sizeof(WkvArguments)), ("WKV_GRADIENT_BYTES", sizeof(WkvGradientArguments))),
+        Delta(elements, rows: 4, columns: 16, corrected: true),
+        Delta(elements, rows: 8, columns: 16, corrected: true),
+        Delta(elements, rows: 1, columns: 4, corrected: true),
+        Delta(elements, rows: 4, columns: 16, corrected: false),
+        Delta(elements, rows: 8, columns: 8, corrected: false),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 32), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 128), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of(
@@ -30,6 +35,10 @@ public unsafe class DeviceCodeTests
         CudaProgram.Of("linear_step.cu", elements, ("ROWS", 8), ("CHUNKS", 0), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
         CudaProgram.Of("embedding_step.cu", elements, ("EMBEDDING_BYTES", sizeof(EmbeddingStepArguments))),
     ];
+
+    private static CudaProgram Delta(ScalarType elements, int rows, int columns, bool corrected) => CudaProgram.Of(
+        "gated_delta.cu", elements, ("ROWS", rows), ("COLUMNS", columns), ("CORRECTED", corrected ? 1 : 0), ("DELTA_BYTES", sizeof(DeltaArguments)),
+        ("DELTA_GRADIENT_BYTES", sizeof(DeltaGradientArguments)));
 
     [Fact]
     public void EveryFileIsListed()
@@ -52,6 +61,22 @@ public unsafe class DeviceCodeTests
             Assert.True(status == 0 && said.Length == 0, $"{program}: {said}");
             Assert.Contains(".entry", File.ReadAllText(folder.File("kernel.ptx")), StringComparison.Ordinal);
         }
+    }
+
+    /// <summary>The state of a tile stays in registers for all of time: the kernels have no local memory at any width.</summary>
+    [Theory]
+    [InlineData(4, 16, true)]
+    [InlineData(4, 16, false)]
+    [InlineData(8, 16, true)]
+    [InlineData(3, 8, true)]
+    public void TheDeltaRuleHasItsStateInRegisters(int rows, int columns, bool corrected)
+    {
+        using var folder = new TemporaryFolder();
+        var program = Delta(ScalarType.BFloat16, rows, columns, corrected);
+        File.WriteAllText(folder.File(program.File), program.Source());
+        var (status, said) = Clang(folder.File(program.File), folder.File("kernel.ptx"), program.Options);
+        Assert.True(status == 0, said);
+        Assert.DoesNotContain(".local", File.ReadAllText(folder.File("kernel.ptx")), StringComparison.Ordinal);
     }
 
     private static (int Status, string Said) Clang(string source, string target, string options)

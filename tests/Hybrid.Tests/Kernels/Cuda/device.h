@@ -25,3 +25,4 @@ __device__ inline unsigned __float_as_uint(float value) { return __builtin_bit_c
 __device__ inline float __shfl_xor_sync(unsigned lanes, float value, int mask) { return __nvvm_shfl_sync_bfly_f32(lanes, value, mask, 0x1f); }
 __device__ inline void __threadfence() { __nvvm_membar_gl(); }
 __device__ inline unsigned atomicAdd(unsigned* address, unsigned value) { return (unsigned)__nvvm_atom_add_gen_i((int*)address, (int)value); }
+__device__ inline void __syncwarp() { __nvvm_bar_warp_sync(0xffffffffu); }

@@ -306,6 +306,8 @@ FUNCTION float lane_exchange(float value, int mask)
     return host::block.fibers[thread ^ mask].slots[parity];
 }
 
+FUNCTION void lane_barrier() { lane_exchange(0.0f, 1); }
+
 FUNCTION float bits_to_float(unsigned int bits)
 {
     float value;
