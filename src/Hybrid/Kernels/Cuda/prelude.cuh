@@ -114,11 +114,11 @@ FUNCTION float load(const element* source) { return half_to_float(*source); }
 FUNCTION void store(element* target, float value) { *target = float_to_half(value); }
 #endif
 
-#define CHUNK (16 / (int)sizeof(element))
+#define PACK (16 / (int)sizeof(element))
 
-/// CHUNK neighbouring elements that are read at once, from an address that is a multiple of 16 bytes. As words: elements of 16 bits would
+/// PACK neighbouring elements that are read at once, from an address that is a multiple of 16 bytes. As words: elements of 16 bits would
 /// make the compiler read 8 bytes at a time.
-struct alignas(16) Chunk
+struct alignas(16) Pack
 {
     unsigned int words[4];
 

@@ -18,11 +18,11 @@ static_assert(sizeof(LinearArguments) == LINEAR_BYTES, "LinearArguments differs 
 template <int Count>
 FUNCTION void add_products(const LinearArguments& p, const element* weight, long long k, float (&sums)[ROWS])
 {
-    Chunk w[Count];
+    Pack w[Count];
 #pragma unroll
     for (int c = 0; c < Count; ++c)
     {
-        w[c] = *(const Chunk*)(weight + k + c * WARP * CHUNK);
+        w[c] = *(const Pack*)(weight + k + c * WARP * PACK);
     }
 
 #pragma unroll
@@ -31,9 +31,9 @@ FUNCTION void add_products(const LinearArguments& p, const element* weight, long
 #pragma unroll
         for (int c = 0; c < Count; ++c)
         {
-            const Chunk x = *(const Chunk*)(p.x + row * p.width + k + c * WARP * CHUNK);
+            const Pack x = *(const Pack*)(p.x + row * p.width + k + c * WARP * PACK);
 #pragma unroll
-            for (int i = 0; i < CHUNK; ++i)
+            for (int i = 0; i < PACK; ++i)
             {
                 sums[row] = fmaf(w[c][i], x[i], sums[row]);
             }
@@ -53,14 +53,14 @@ KERNEL(linear_step, LinearArguments)
     const element* weight = p.weight + output * p.width;
     float sums[ROWS] = {};
 #if CHUNKS
-    long long k = lane_index() * CHUNK;
-    for (; k + 3 * WARP * CHUNK < p.width; k += 4 * WARP * CHUNK)
+    long long k = lane_index() * PACK;
+    for (; k + 3 * WARP * PACK < p.width; k += 4 * WARP * PACK)
     {
         add_products<4>(p, weight, k, sums);
     }
 
 #pragma unroll 1
-    for (; k < p.width; k += WARP * CHUNK)
+    for (; k < p.width; k += WARP * PACK)
     {
         add_products<1>(p, weight, k, sums);
     }

@@ -167,7 +167,7 @@ public class GatedRecurrencesOnCudaTests
     {
         using var scope = NewDisposeScope();
         var kernel = new RecurrenceOnCuda(HostCuda.Runtime());
-        var (x, gates, constants) = (randn(1, 130, 4), randn(2, 1, 130, 4), randn(3, 4));
+        var (x, gates, constants) = (randn(1, 130, 4), randn(2, 1, 130, 4), rand(3, 4).neg());
         var mask = arange(130).lt(100).unsqueeze(0);
         x[0, 110] = float.NaN;
         gates[1, 0, 120] = float.NaN;
