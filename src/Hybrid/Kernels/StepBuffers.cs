@@ -41,6 +41,25 @@ internal sealed class StepBuffers : IDisposable
         return buffers[taken++].Tensor;
     }
 
+    /// <summary>A tensor of the shape of <paramref name="like"/> with another last dimension, found without an array for that shape.</summary>
+    /// <param name="like">Gives dtype, device and all dimensions but the last.</param>
+    /// <param name="width">The last dimension; 0 is that of <paramref name="like"/>.</param>
+    public Tensor TakeLike(Tensor like, long width = 0)
+    {
+        Span<long> shape = stackalloc long[(int)like.Dimensions];
+        for (var i = 0; i < shape.Length; i++)
+        {
+            shape[i] = like.size(i);
+        }
+
+        if (width > 0)
+        {
+            shape[^1] = width;
+        }
+
+        return Take(like, shape);
+    }
+
     /// <summary>Takes over a tensor that was made anew, until the next step begins.</summary>
     public Tensor Adopt(Tensor tensor)
     {

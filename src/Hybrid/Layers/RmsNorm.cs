@@ -110,7 +110,7 @@ public sealed class RmsNorm : nn.Module<Tensor, Tensor>
         {
             // A copy of the weight in float32 would be made anew each time.
             return weight!.dtype == ScalarType.Float32 && x.is_contiguous() && CudaNorm.OnCuda.For(("x", x), ("weight", weight)) is { } norm
-                ? norm.Forward(new NormTensors(x, null, weight), form, keep: false, buffers.Take(x, x.shape)).Y
+                ? norm.Forward(new NormTensors(x, null, weight), form, keep: false, buffers.TakeLike(x)).Y
                 : null;
         }
 

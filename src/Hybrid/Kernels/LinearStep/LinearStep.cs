@@ -98,24 +98,18 @@ public static unsafe class LinearStep
     /// <summary>Null where shapes or dtypes are none for this kernel; the matrix product says what is wrong with them, if anything is.</summary>
     private static Tensor? Apply(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, StepBuffers? buffers)
     {
-        var shape = x.shape;
-        if (shape.Length == 0 || weight.Dimensions != 2)
+        if (x.Dimensions == 0 || weight.Dimensions != 2)
         {
             return null;
         }
 
         var (outputs, width) = (weight.size(0), weight.size(1));
-        if (shape[^1] != width || width == 0)
+        if (x.size(-1) != width || width == 0)
         {
             return null;
         }
 
-        var rows = 1L;
-        foreach (var size in shape.AsSpan(0, shape.Length - 1))
-        {
-            rows *= size;
-        }
-
+        var rows = x.numel() / width;
         var (dtype, device) = (x.dtype, x.device_type);
         if (rows is < 1 or > MaxRows || weight.dtype != dtype || weight.device_type != device || !weight.is_contiguous()
             || (bias is not null && (bias.dtype != dtype || bias.device_type != device || bias.dim() != 1 || bias.size(0) != outputs)))
@@ -123,19 +117,25 @@ public static unsafe class LinearStep
             return null;
         }
 
-        shape[^1] = outputs;
         if (CudaRuntime.Of(x) is { } runtime)
         {
-            return new LinearStepOnCuda(runtime).Run(x, weight, bias, residual, Output(x, shape, buffers), (int)rows);
+            return new LinearStepOnCuda(runtime).Run(x, weight, bias, residual, Output(x, outputs, buffers), (int)rows);
         }
 
         return dtype == ScalarType.Float32
-            ? RunFloat32(x, weight, bias, residual, Output(x, shape, buffers), (int)rows)
-            : RunBFloat16(x, weight, bias, residual, shape, (int)rows, buffers);
+            ? RunFloat32(x, weight, bias, residual, Output(x, outputs, buffers), (int)rows)
+            : RunBFloat16(x, weight, bias, residual, (int)rows, buffers);
     }
 
-    private static Tensor Output(Tensor x, long[] shape, StepBuffers? buffers) =>
-        buffers?.Take(x, shape) ?? empty(shape, dtype: x.dtype, device: x.device);
+    private static Tensor Output(Tensor x, long outputs, StepBuffers? buffers) =>
+        buffers?.TakeLike(x, outputs) ?? empty(Shape(x, outputs), dtype: x.dtype, device: x.device);
+
+    private static long[] Shape(Tensor x, long outputs)
+    {
+        var shape = x.shape;
+        shape[^1] = outputs;
+        return shape;
+    }
 
     private static Tensor RunFloat32(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, Tensor y, int rows)
     {
@@ -158,12 +158,13 @@ public static unsafe class LinearStep
     }
 
     /// <summary>The few rows of x, b, the residual and y become float32; W, which is what takes time, is read as it is.</summary>
-    private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, long[] shape, int rows, StepBuffers? buffers)
+    private static Tensor RunBFloat16(Tensor x, Tensor weight, Tensor? bias, Tensor? residual, int rows, StepBuffers? buffers)
     {
         using var scope = NewDisposeScope();
         var input = x.to_type(ScalarType.Float32).contiguous();
         var (offset, sum) = (bias?.to_type(ScalarType.Float32).contiguous(), residual?.to_type(ScalarType.Float32));
-        var y = empty(shape, dtype: ScalarType.Float32);
+        var outputs = weight.size(0);
+        var y = empty(Shape(x, outputs), dtype: ScalarType.Float32);
         Run<BFloat16Weights>(new LinearStepSizes
         {
             Input = (float*)TensorMemory.Address(input),
@@ -173,7 +174,7 @@ public static unsafe class LinearStep
             Output = (float*)TensorMemory.Address(y),
             Rows = rows,
             Width = (int)weight.size(1),
-            Outputs = (int)shape[^1],
+            Outputs = (int)outputs,
         });
         KeepAlive(input, weight, offset, sum, y);
         var rounded = y.to_type(ScalarType.BFloat16).MoveToOuterDisposeScope();

@@ -100,8 +100,7 @@ internal static unsafe class RootMeanSquare
 
     private static Tensor Forward(Tensor x, Tensor weight, Tensor? gate, NormForm form, StepBuffers? buffers = null)
     {
-        var shape = x.shape;
-        var y = buffers?.Take(x, shape) ?? empty(shape, dtype: ScalarType.Float32);
+        var y = buffers?.TakeLike(x) ?? empty(x.shape, dtype: ScalarType.Float32);
         var sizes = Sizes(x, weight, gate, form);
         sizes.Output = Address(y);
         switch (form.Gate)
