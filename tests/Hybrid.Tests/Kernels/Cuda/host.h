@@ -322,6 +322,9 @@ FUNCTION unsigned int float_to_bits(float value)
     return bits;
 }
 
+FUNCTION float fast_exp2(float x) { return std::exp2(x); }
+FUNCTION float fast_reciprocal(float x) { return 1.0f / x; }
+
 FUNCTION float half_to_float(unsigned short bits)
 {
     _Float16 value;
