@@ -114,6 +114,9 @@ FUNCTION float fast_reciprocal(float x)
     return value;
 }
 
+/// Asks for the memory from an address on to be brought near, for a read that comes later.
+FUNCTION void prefetch(const void* address) { asm volatile("prefetch.global.L2 [%0];" : : "l"(address)); }
+
 #endif
 
 FUNCTION long long thread_index() { return block_index() * BLOCK + block_thread(); }
@@ -160,7 +163,41 @@ struct alignas(16) Pack
         return load(&half);
 #endif
     }
+
+    METHOD void set(int i, element value)
+    {
+#if ELEMENT == 0
+        words[i] = float_to_bits(value);
+#else
+        words[i / 2] |= (unsigned int)value << (i % 2 * 16);
+#endif
+    }
 };
+
+#ifndef PACKS
+#define PACKS 0
+#endif
+
+/// The elements from source on, of which count are left: beyond them it is 0. With the option PACKS, which a file gives where its widths are
+/// multiples of a pack and its tensors begin at multiples of 16 bytes, it is one read.
+FUNCTION Pack read_pack(const element* source, long long count)
+{
+#if PACKS
+    return *(const Pack*)source;
+#else
+    Pack pack = {};
+#pragma unroll
+    for (int i = 0; i < PACK; ++i)
+    {
+        if (i < count)
+        {
+            pack.set(i, source[i]);
+        }
+    }
+
+    return pack;
+#endif
+}
 
 /// A tensor [B, T, E] of which the channels are next to each other; no tensor where first is null.
 struct Rows

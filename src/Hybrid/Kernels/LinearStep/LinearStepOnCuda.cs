@@ -23,7 +23,7 @@ internal struct LinearStepArguments
 internal sealed unsafe class LinearStepOnCuda(CudaRuntime runtime)
 {
     private const int WarpThreads = 32;
-    private const int ChunkBytes = 16;
+    private const int PackBytes = 16;
 
     /// <summary>The kernel. Tensors of a call have one dtype.</summary>
     public static CudaKernel<LinearStepOnCuda> OnCuda { get; } = new(
@@ -52,8 +52,8 @@ internal sealed unsafe class LinearStepOnCuda(CudaRuntime runtime)
             Width = weight.size(1),
             Outputs = weight.size(0),
         };
-        var inChunks = p.Width * weight.element_size() % ChunkBytes == 0 && (p.X | p.Weight) % ChunkBytes == 0;
-        var program = CudaProgram.Of("linear_step.cu", x.dtype, ("ROWS", rows), ("CHUNKS", inChunks ? 1 : 0), ("LINEAR_BYTES", sizeof(LinearStepArguments)));
+        var inPacks = p.Width * weight.element_size() % PackBytes == 0 && (p.X | p.Weight) % PackBytes == 0;
+        var program = CudaProgram.Of("linear_step.cu", x.dtype, ("ROWS", rows), ("PACKS", inPacks ? 1 : 0), ("LINEAR_BYTES", sizeof(LinearStepArguments)));
         runtime.Launch(program, "linear_step", p.Outputs * WarpThreads, p);
         GC.KeepAlive(input);
         GC.KeepAlive(weight);

@@ -1,5 +1,5 @@
 // A linear layer for a few rows, y = x W^T + b + r: a warp goes over one row of W, which is read once and multiplied with all rows of x.
-// Options: ROWS (of x), CHUNKS (1: a lane reads 16 bytes at a time, which widths and addresses allow), ELEMENT, LINEAR_BYTES.
+// Options: ROWS (of x), PACKS (1: widths and addresses allow reads of 16 bytes), ELEMENT, LINEAR_BYTES.
 
 struct LinearArguments
 {
@@ -13,8 +13,9 @@ struct LinearArguments
 
 static_assert(sizeof(LinearArguments) == LINEAR_BYTES, "LinearArguments differs from its C# counterpart");
 
-#if CHUNKS
-/// Adds the products of Count chunks of W, a warp's width apart, which are read before any of them is used.
+#define STRIDE (WARP * PACK)
+
+/// Adds the products of Count packs of a lane, a stride apart, which are read before any of them is used.
 template <int Count>
 FUNCTION void add_products(const LinearArguments& p, const element* weight, long long k, float (&sums)[ROWS])
 {
@@ -22,7 +23,7 @@ FUNCTION void add_products(const LinearArguments& p, const element* weight, long
 #pragma unroll
     for (int c = 0; c < Count; ++c)
     {
-        w[c] = *(const Pack*)(weight + k + c * WARP * PACK);
+        w[c] = read_pack(weight + k + c * STRIDE, p.width - k - c * STRIDE);
     }
 
 #pragma unroll
@@ -31,7 +32,8 @@ FUNCTION void add_products(const LinearArguments& p, const element* weight, long
 #pragma unroll
         for (int c = 0; c < Count; ++c)
         {
-            const Pack x = *(const Pack*)(p.x + row * p.width + k + c * WARP * PACK);
+            const long long at = k + c * STRIDE;
+            const Pack x = read_pack(p.x + row * p.width + at, p.width - at);
 #pragma unroll
             for (int i = 0; i < PACK; ++i)
             {
@@ -40,7 +42,6 @@ FUNCTION void add_products(const LinearArguments& p, const element* weight, long
         }
     }
 }
-#endif
 
 KERNEL(linear_step, LinearArguments)
 {
@@ -52,30 +53,26 @@ KERNEL(linear_step, LinearArguments)
 
     const element* weight = p.weight + output * p.width;
     float sums[ROWS] = {};
-#if CHUNKS
     long long k = lane_index() * PACK;
-    for (; k + 3 * WARP * PACK < p.width; k += 4 * WARP * PACK)
+#pragma unroll 1
+    for (; k + 3 * STRIDE < p.width; k += 4 * STRIDE)
     {
         add_products<4>(p, weight, k, sums);
     }
 
-#pragma unroll 1
-    for (; k < p.width; k += WARP * PACK)
+    // What is left is read at once too: a row of 768 is three packs a lane.
+    if (k + 2 * STRIDE < p.width)
+    {
+        add_products<3>(p, weight, k, sums);
+    }
+    else if (k + STRIDE < p.width)
+    {
+        add_products<2>(p, weight, k, sums);
+    }
+    else if (k < p.width)
     {
         add_products<1>(p, weight, k, sums);
     }
-#else
-#pragma unroll 1
-    for (long long k = lane_index(); k < p.width; k += WARP)
-    {
-        const float w = load(weight + k);
-#pragma unroll
-        for (int row = 0; row < ROWS; ++row)
-        {
-            sums[row] = fmaf(w, load(p.x + row * p.width + k), sums[row]);
-        }
-    }
-#endif
 
     const float bias = p.bias == nullptr ? 0.0f : load(p.bias + output);
 #pragma unroll

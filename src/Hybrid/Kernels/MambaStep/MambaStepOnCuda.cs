@@ -42,6 +42,7 @@ internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
         "MambaStep.Cuda", runtime => new(runtime), (kernel, device) => MambaStep.Compare(device, kernel.Apply));
 
     private const long BlockChannels = 128;
+    private const int PackBytes = 16;
 
     /// <summary>Most numbers of dt, B and C together: a block adds them up in its shared memory.</summary>
     private const long MostParts = 1024;
@@ -135,9 +136,11 @@ internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
             High = (float)form.StepMax,
             NormEpsilon = (float)(form.NormEpsilon ?? -1),
         };
+        var pack = PackBytes / projected.element_size();
+        var inPacks = channels % pack == 0 && (parts - (2 * n)) % pack == 0 && (p.PartsWeight | p.StepWeight | p.DecayLog | p.State) % PackBytes == 0;
         var program = CudaProgram.Of(
             "mamba_step.cu", projected.dtype, ("STATES", n), ("TAPS", window.size(1) + 1), ("PARTS", parts),
-            ("PARAMETERS", weights.Skip.dtype == ScalarType.Float32 ? 1 : 0), ("STEP_BYTES", sizeof(MambaStepArguments)));
+            ("PARAMETERS", weights.Skip.dtype == ScalarType.Float32 ? 1 : 0), ("PACKS", inPacks ? 1 : 0), ("STEP_BYTES", sizeof(MambaStepArguments)));
         runtime.LaunchTogether(program, "mamba_step", batch * groups, p);
         weights.KeepAlive();
         GC.KeepAlive(projected);

@@ -28,11 +28,11 @@ public unsafe class DeviceCodeTests
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 32), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 128), ("NORM_BYTES", sizeof(NormArguments))),
         CudaProgram.Of(
-            "mamba_step.cu", elements, ("STATES", 16), ("TAPS", 4), ("PARTS", 80), ("PARAMETERS", 0), ("STEP_BYTES", sizeof(MambaStepArguments))),
+            "mamba_step.cu", elements, ("STATES", 16), ("TAPS", 4), ("PARTS", 80), ("PARAMETERS", 0), ("PACKS", 1), ("STEP_BYTES", sizeof(MambaStepArguments))),
         CudaProgram.Of(
-            "mamba_step.cu", elements, ("STATES", 16), ("TAPS", 1), ("PARTS", 1024), ("PARAMETERS", 1), ("STEP_BYTES", sizeof(MambaStepArguments))),
-        CudaProgram.Of("linear_step.cu", elements, ("ROWS", 1), ("CHUNKS", 1), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
-        CudaProgram.Of("linear_step.cu", elements, ("ROWS", 8), ("CHUNKS", 0), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
+            "mamba_step.cu", elements, ("STATES", 16), ("TAPS", 1), ("PARTS", 1024), ("PARAMETERS", 1), ("PACKS", 0), ("STEP_BYTES", sizeof(MambaStepArguments))),
+        CudaProgram.Of("linear_step.cu", elements, ("ROWS", 1), ("PACKS", 1), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
+        CudaProgram.Of("linear_step.cu", elements, ("ROWS", 8), ("PACKS", 0), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
         CudaProgram.Of("embedding_step.cu", elements, ("EMBEDDING_BYTES", sizeof(EmbeddingStepArguments))),
     ];
 

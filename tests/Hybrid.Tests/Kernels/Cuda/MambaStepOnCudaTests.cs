@@ -28,6 +28,8 @@ public class MambaStepOnCudaTests
     [InlineData(3, 129, 5, 7, 3, true, 0.01, 0.05, 1e-6)]
     [InlineData(2, 40, 1, 3, 1, false, 0, 0.02, null)]
     [InlineData(5, 300, 16, 19, 4, true, 0, double.PositiveInfinity, 0.1)]
+    [InlineData(2, 136, 24, 8, 4, true, 0, double.PositiveInfinity, null)]
+    [InlineData(1, 260, 4, 44, 2, true, 0, double.PositiveInfinity, 1e-6)]
     public void EqualsTheStepOnCpu(long batch, long channels, long n, long rank, long taps, bool silu, double min, double max, double? epsilon)
     {
         using var scope = NewDisposeScope();
@@ -55,19 +57,22 @@ public class MambaStepOnCudaTests
 
     /// <summary>Weights in bfloat16, with A_log, D and the step bias in either dtype.</summary>
     [Theory]
-    [InlineData(ScalarType.BFloat16)]
-    [InlineData(ScalarType.Float32)]
-    public void HalfPrecisionWeightsKeepAFloat32State(ScalarType parameters)
+    [InlineData(ScalarType.BFloat16, 40, 6, 3)]
+    [InlineData(ScalarType.Float32, 40, 6, 3)]
+    [InlineData(ScalarType.BFloat16, 152, 16, 8)]
+    [InlineData(ScalarType.BFloat16, 24, 4, 16)]
+    [InlineData(ScalarType.Float32, 200, 8, 24)]
+    public void HalfPrecisionWeightsKeepAFloat32State(ScalarType parameters, long channels, long n, long rank)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         const ScalarType dtype = ScalarType.BFloat16;
         using var buffers = new StepBuffers();
-        var weights = Weights(40, 6, 3, 4, dtype, parameters);
+        var weights = Weights(channels, n, rank, 4, dtype, parameters);
         var wide = new MambaStepWeights(
             Wide(weights.ConvolutionWeight), Wide(weights.ConvolutionBias!), Wide(weights.PartsWeight), Wide(weights.StepWeight), Wide(weights.StepBias),
             Wide(weights.DecayLog), Wide(weights.Skip));
-        var (projected, window, state) = (randn(2, 1, 80).to_type(dtype), randn(2, 3, 40).to_type(dtype), randn(2, 40, 6));
+        var (projected, window, state) = (randn(2, 1, 2 * channels).to_type(dtype), randn(2, 3, channels).to_type(dtype), randn(2, channels, n));
         var (wideWindow, wideState) = (Wide(window), state.clone());
         Assert.True(MambaStepOnCuda.Fits(projected, weights, window, state, out var reason), reason);
         var y = Kernel()(projected, weights, window, state, Plain, buffers);

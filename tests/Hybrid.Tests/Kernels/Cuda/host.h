@@ -324,6 +324,7 @@ FUNCTION unsigned int float_to_bits(float value)
 
 FUNCTION float fast_exp2(float x) { return std::exp2(x); }
 FUNCTION float fast_reciprocal(float x) { return 1.0f / x; }
+FUNCTION void prefetch(const void*) {}
 
 FUNCTION float half_to_float(unsigned short bits)
 {
