@@ -8,7 +8,10 @@ using static TorchSharp.torch;
 
 namespace Hybrid.Tests.Kernels.Cuda;
 
-/// <summary>Every file of kernels compiles to PTX: what g++ takes but a device does not is found here, where there is a clang.</summary>
+/// <summary>
+/// Every file of kernels compiles for devices, where there is a clang, and where there is an NVRTC, which needs no device: what g++ takes but a
+/// device does not is found here, and kernels whose registers do not suffice.
+/// </summary>
 public unsafe class DeviceCodeTests
 {
     /// <summary>Every file, with options that it is launched with.</summary>
@@ -60,6 +63,23 @@ public unsafe class DeviceCodeTests
             var (status, said) = Clang(folder.File(program.File), folder.File("kernel.ptx"), program.Options);
             Assert.True(status == 0 && said.Length == 0, $"{program}: {said}");
             Assert.Contains(".entry", File.ReadAllText(folder.File("kernel.ptx")), StringComparison.Ordinal);
+        }
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float32, 75)]
+    [InlineData(ScalarType.BFloat16, 90)]
+    [InlineData(ScalarType.Float16, 80)]
+    public void NvrtcCompilesEveryFileWithoutSpills(ScalarType elements, int capability)
+    {
+        var library = CudaLibraries.Load(CudaLibraries.Nvrtc(), out var tried);
+        Assert.SkipWhen(library == 0, $"there is no NVRTC ({tried}); {CudaLibraries.NvrtcVariable} may name one");
+        var nvrtc = new Nvrtc(library);
+        var architecture = nvrtc.Architecture(capability);
+        foreach (var program in Programs(elements))
+        {
+            string[] options = [.. program.Options.Split(' '), "--ptxas-options=--warn-on-spills", "--ptxas-options=-Werror"];
+            Assert.NotEmpty(nvrtc.Compile(program.File, program.Source(), architecture, options));
         }
     }
 
