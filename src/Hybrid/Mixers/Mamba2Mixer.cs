@@ -155,7 +155,7 @@ public sealed class Mamba2State : MixerState
 /// <c>A = -exp(A_log)</c>; state-space duality with skip D; gated RMS norm; <c>W_out</c>. Parameter names are those of mamba_ssm
 /// checkpoints.
 /// </summary>
-public sealed class Mamba2Mixer : SequenceMixer
+public sealed class Mamba2Mixer : SequenceMixer, IResidualStep
 {
     private readonly Mamba2Options options;
     private readonly long inner;
@@ -235,7 +235,7 @@ public sealed class Mamba2Mixer : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context) => Step(x, context) ?? Mix(x, context);
+    public override Tensor forward(Tensor x, MixerContext context) => ((IResidualStep)this).Step(x, context, null) ?? Mix(x, context);
 
     private Tensor Mix(Tensor x, MixerContext context)
     {
@@ -273,19 +273,20 @@ public sealed class Mamba2Mixer : SequenceMixer
     /// <summary>The input projection [B, T, 2 E + 2 G N + H] with the multipliers of its input and its parts.</summary>
     private Tensor Project(Tensor x)
     {
+        using var scope = NewDisposeScope();
         var projected = LinearStep.Apply(inProjection, options.InputMultiplier == 1 ? x : x * options.InputMultiplier);
         if (options.ProjectionMultipliers is not { } multipliers)
         {
-            return projected;
+            return projected.MoveToOuterDisposeScope();
         }
 
         long[] sizes = [inner, inner, matrixWidth, matrixWidth, heads];
         var factors = sizes.Zip(multipliers, (size, factor) => full(size, factor, dtype: projected.dtype, device: projected.device));
-        return projected * cat([.. factors], 0);
+        return (projected * cat([.. factors], 0)).MoveToOuterDisposeScope();
     }
 
     /// <summary>One token with all between the projections in one kernel, in place on the state; null where that kernel cannot run.</summary>
-    private Tensor? Step(Tensor x, MixerContext context)
+    Tensor? IResidualStep.Step(Tensor x, MixerContext context, Tensor? residual)
     {
         if (context.State is null || is_grad_enabled() || x.Dimensions != 3 || x.size(1) != 1)
         {
@@ -302,12 +303,13 @@ public sealed class Mamba2Mixer : SequenceMixer
             return null;
         }
 
-        using var scope = options is { InputMultiplier: 1, ProjectionMultipliers: null } ? null : NewDisposeScope();
-        using var projected = Project(batch.Input);
-        using var y = DualityStep.Apply(projected, layer, state.Convolution, state.Recurrent);
+        using var lease = StepBuffers.For(context);
+        var projected = options is { InputMultiplier: 1, ProjectionMultipliers: null }
+            ? LinearStep.Apply(inProjection, batch.Input, lease.Buffers)
+            : lease.Buffers.Adopt(Project(batch.Input));
+        var y = DualityStep.Apply(projected, layer, state.Convolution, state.Recurrent, lease.Buffers);
         state.Advance(batch.Length, batch.Lengths);
-        var output = LinearStep.Apply(outProjection, y);
-        return scope is null ? output : output.MoveToOuterDisposeScope();
+        return lease.Result(LinearStep.Apply(outProjection, y, lease.Buffers, residual));
     }
 
     /// <summary>A = -exp(A_log), [H], in the precision of the state.</summary>

@@ -16,11 +16,12 @@ public class DecodingGarbageTests
     private const long BytesOfALayer = 1000;
 
     [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void AMambaLayerMakesNoTensorAndLittleGarbage(bool feedForward)
+    [InlineData("mamba", false)]
+    [InlineData("mamba", true)]
+    [InlineData("mamba2", false)]
+    public void ALayerMakesNoTensorAndLittleGarbage(string mixer, bool feedForward)
     {
-        var (shallow, deep) = (Measure(2, feedForward), Measure(10, feedForward));
+        var (shallow, deep) = (Measure(mixer, 2, feedForward), Measure(mixer, 10, feedForward));
         Assert.Equal(TensorsOfAToken, shallow.Tensors);
         Assert.Equal(TensorsOfAToken, deep.Tensors);
         Assert.InRange((deep.Bytes - shallow.Bytes) / 8, 1, BytesOfALayer);
@@ -29,7 +30,7 @@ public class DecodingGarbageTests
     [Fact]
     public void ATokenTakesNoMoreAfterManyOthers()
     {
-        using var model = new Decoder(3, false);
+        using var model = new Decoder("mamba", 3, false);
         var early = model.Measure();
         for (var token = 0; token < 200; token++)
         {
@@ -39,9 +40,9 @@ public class DecodingGarbageTests
         Assert.Equal(early, model.Measure());
     }
 
-    private static (long Tensors, long Bytes) Measure(int layers, bool feedForward)
+    private static (long Tensors, long Bytes) Measure(string mixer, int layers, bool feedForward)
     {
-        using var model = new Decoder(layers, feedForward);
+        using var model = new Decoder(mixer, layers, feedForward);
         return model.Measure();
     }
 
@@ -54,11 +55,11 @@ public class DecodingGarbageTests
         private readonly MixerContext context;
         private readonly Tensor token = tensor(new long[] { 3 }).view(1, 1);
 
-        public Decoder(int layers, bool feedForward)
+        public Decoder(string mixer, int layers, bool feedForward)
         {
             model = new CausalLanguageModel(new LanguageModelOptions
             {
-                VocabSize = 11, HiddenSize = 16, NumLayers = layers, Layers = ["mamba"], FeedForward = feedForward ? new() : null,
+                VocabSize = 11, HiddenSize = 32, NumLayers = layers, Layers = [mixer], FeedForward = feedForward ? new() : null,
             });
             model.eval();
             state = model.CreateState(1);

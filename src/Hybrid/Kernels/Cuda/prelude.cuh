@@ -306,3 +306,27 @@ FUNCTION float block_sum(float value)
 
     return total;
 }
+
+// --- decoding ------------------------------------------------------------------------------------------------------
+
+/// The causal convolution of one channel's new input, which its window [Taps - 1, stride between them], oldest first, is moved up by.
+/// @param weight  Of the channel [Taps], oldest first.
+/// @param bias    Of all channels, or null.
+template <int Taps>
+FUNCTION float convolve_next(const element* weight, const element* bias, long long channel, element* window, long long stride, element newest)
+{
+    float sum = load(weight + Taps - 1) * load(&newest);
+#pragma unroll
+    for (int k = 0; k < Taps - 1; ++k)
+    {
+        sum = fmaf(load(weight + k), load(window + k * stride), sum);
+    }
+
+#pragma unroll
+    for (int k = 0; k < Taps - 1; ++k)
+    {
+        window[k * stride] = k < Taps - 2 ? window[(k + 1) * stride] : newest;
+    }
+
+    return bias == nullptr ? sum : sum + load(bias + channel);
+}

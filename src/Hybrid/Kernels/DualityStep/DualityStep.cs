@@ -1,4 +1,5 @@
 using Hybrid.Kernels.Cpu;
+using Hybrid.Kernels.Cuda;
 using Hybrid.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -17,7 +18,22 @@ namespace Hybrid.Kernels;
 /// <param name="StepMax">Largest step size.</param>
 internal readonly record struct DualityStepLayer(
     Tensor ConvolutionWeight, Tensor? ConvolutionBias, Tensor StepBias, Tensor DecayLog, Tensor Skip, GatedRmsNorm? Norm, long Groups,
-    double StepMin = 0, double StepMax = double.PositiveInfinity);
+    double StepMin = 0, double StepMax = double.PositiveInfinity)
+{
+    /// <summary>Keeps the weights alive up to here, after the last use of their memory.</summary>
+    public void KeepAlive()
+    {
+        GC.KeepAlive(ConvolutionWeight);
+        GC.KeepAlive(ConvolutionBias);
+        GC.KeepAlive(StepBias);
+        GC.KeepAlive(DecayLog);
+        GC.KeepAlive(Skip);
+        GC.KeepAlive(Norm);
+    }
+}
+
+/// <summary>Runs a step, see <see cref="DualityStep.Apply"/>.</summary>
+internal delegate Tensor RunDualityStep(Tensor projected, DualityStepLayer layer, Tensor window, Tensor state, StepBuffers buffers);
 
 /// <summary>
 /// One token of a Mamba-2 layer between its two projections, in place on the state: convolution, SiLU, step sizes, recurrence, skip, gate and
@@ -25,11 +41,19 @@ internal readonly record struct DualityStepLayer(
 /// </summary>
 internal static unsafe class DualityStep
 {
-    private static readonly CpuKernel Simd = new(nameof(DualityStep), Compare);
+    private static readonly CpuKernel Simd = new(nameof(DualityStep), () => Compare(CPU, 5, Apply));
 
-    /// <summary>True where the step can run: float32 on CPU, weights and states in one piece of memory each. Otherwise the dispatcher logs why not.</summary>
+    /// <summary>
+    /// True where the step can run: float32 on CPU, weights and states in one piece of memory each, or what <see cref="DualityStepOnCuda"/> takes.
+    /// Otherwise the dispatcher logs why not.
+    /// </summary>
     public static bool CanRun(Tensor x, DualityStepLayer layer, Tensor window, Tensor state)
     {
+        if (CudaRuntime.Holds(x))
+        {
+            return DualityStepOnCuda.For(x, layer, window, state) is not null;
+        }
+
         return Simd.CanRunInPlace(
             x,
             ("the window", window), ("the state", state), ("the convolution's weight", layer.ConvolutionWeight),
@@ -39,15 +63,21 @@ internal static unsafe class DualityStep
 
     /// <summary>Runs the step.</summary>
     /// <param name="projected">[z; x; B; C; dt] = W_in u, contiguous [B, 1, 2 E + 2 G N + H].</param>
-    /// <param name="layer">The layer, contiguous float32.</param>
+    /// <param name="layer">The layer.</param>
     /// <param name="window">The window of the convolution [B, W - 1, E + 2 G N]; moved up by one input.</param>
     /// <param name="state">The state S [B, H, P, N]; advanced.</param>
+    /// <param name="buffers">What the result is taken from.</param>
     /// <returns>The gated output [B, 1, E].</returns>
-    public static Tensor Apply(Tensor projected, DualityStepLayer layer, Tensor window, Tensor state)
+    public static Tensor Apply(Tensor projected, DualityStepLayer layer, Tensor window, Tensor state, StepBuffers buffers)
     {
+        if (CudaRuntime.Of(projected) is { } runtime)
+        {
+            return new DualityStepOnCuda(runtime).Apply(projected, layer, window, state, buffers);
+        }
+
         var (batch, heads, headWidth, stateSize) = ((int)state.size(0), (int)state.size(1), (int)state.size(2), (int)state.size(3));
         var inner = heads * headWidth;
-        var y = empty([batch, 1, inner], dtype: ScalarType.Float32);
+        var y = buffers.Take(projected, batch, 1, inner);
         var sizes = new DualityStepSizes
         {
             Batch = batch,
@@ -101,36 +131,30 @@ internal static unsafe class DualityStep
         // Registers hold states of one channel: the widest that N fills, so that none are left over.
         LaneWidth.Run(new Passes(convolution, sizes, norm), LaneWidth.Filled(stateSize));
         GC.KeepAlive(projected);
-        KeepAlive(layer);
+        layer.KeepAlive();
         GC.KeepAlive(window);
         GC.KeepAlive(state);
         return y;
     }
 
-    private static void KeepAlive(DualityStepLayer layer)
-    {
-        GC.KeepAlive(layer.ConvolutionWeight);
-        GC.KeepAlive(layer.ConvolutionBias);
-        GC.KeepAlive(layer.StepBias);
-        GC.KeepAlive(layer.DecayLog);
-        GC.KeepAlive(layer.Skip);
-        GC.KeepAlive(layer.Norm);
-    }
-
     private static float* Address(Tensor tensor) => (float*)TensorMemory.Address(tensor);
 
     /// <summary>The self-test: output, window and state of one step against the convolution, the recurrence and the norm made of tensor operations.</summary>
-    private static string? Compare()
+    internal static string? Compare(Device device, long headWidth, RunDualityStep step)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
-        const long batch = 2, heads = 4, headWidth = 5, groups = 2, n = 19, taps = 4, inner = heads * headWidth, channels = inner + (2 * groups * n);
-        using var norm = new GatedRmsNorm(inner, epsilon: 0.1);
+        using var buffers = new StepBuffers();
+        const long batch = 2, heads = 4, groups = 2, n = 19, taps = 4;
+        var inner = heads * headWidth;
+        var channels = inner + (2 * groups * n);
+        using var norm = new GatedRmsNorm(inner, epsilon: 0.1) { UseFusedKernels = false };
+        norm.to(device);
         var layer = new DualityStepLayer(
-            SelfTest.Values(1, 1, channels, 1, taps), SelfTest.Values(2, 1, channels), SelfTest.Values(3, 1, heads), SelfTest.Values(4, 1, heads),
-            SelfTest.Values(5, 1, heads), norm, groups);
-        var projected = SelfTest.Values(6, 2, batch, 1, inner + channels + heads);
-        var (window, state) = (SelfTest.Values(7, 1, batch, taps - 1, channels), SelfTest.Values(8, 1, batch, heads, headWidth, n));
+            Values(1, 1, channels, 1, taps), Values(2, 1, channels), Values(3, 1, heads), Values(4, 1, heads),
+            Values(5, 1, heads), norm, groups);
+        var projected = Values(6, 2, batch, 1, inner + channels + heads);
+        var (window, state) = (Values(7, 1, batch, taps - 1, channels), Values(8, 1, batch, heads, headWidth, n));
 
         var parts = Wide(projected).split([inner, channels, heads], -1);
         var (convolved, expectedWindow) = CausalConv1d.Reference(
@@ -140,7 +164,9 @@ internal static unsafe class DualityStep
             driven[0].unflatten(2, heads, headWidth), parts[2], Wide(layer.DecayLog).exp().neg(), driven[1].unflatten(2, groups, n),
             driven[2].unflatten(2, groups, n), Wide(layer.Skip), null, Wide(layer.StepBias), true, null, null, Wide(state), null, null, 1);
         var expected = norm.call(y.flatten(2), parts[0]);
-        return SelfTest.Compare([expected, expectedWindow, expectedState], [Apply(projected, layer, window, state), window, state], 1e-4);
+        return SelfTest.Compare([expected, expectedWindow, expectedState], [step(projected, layer, window, state, buffers), window, state], 1e-4);
+
+        Tensor Values(int seed, double scale, params long[] shape) => SelfTest.Values(seed, scale, shape).to(device);
 
         static Tensor Wide(Tensor tensor) => tensor.to_type(ScalarType.Float64);
     }

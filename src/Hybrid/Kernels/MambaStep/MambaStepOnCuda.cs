@@ -48,8 +48,8 @@ internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
     private const long MostParts = 1024;
 
     /// <summary>
-    /// The kernel for a layer's tensors; null where it cannot run, and then the dispatcher logs why not. It can where everything is contiguous
-    /// and in the dtype of <paramref name="x"/> but the state, which is float32, and A_log, D, b_dt and the norms, which may all be.
+    /// The kernel for a layer's tensors; null where it cannot run, and then the dispatcher logs why not. It can where tensors are as
+    /// <see cref="StepMemory"/> has them.
     /// </summary>
     public static MambaStepOnCuda? For(Tensor x, MambaStepWeights weights, Tensor window, Tensor state)
     {
@@ -70,32 +70,10 @@ internal sealed unsafe class MambaStepOnCuda(CudaRuntime runtime)
     /// <summary>True where dtypes and memory are as the kernel has them.</summary>
     internal static bool Fits(Tensor x, MambaStepWeights weights, Tensor window, Tensor state, out string reason)
     {
-        var (dtype, parameters) = (x.dtype, weights.Skip.dtype);
-        reason = "";
-        foreach (var tensor in (ReadOnlySpan<Tensor?>)[weights.ConvolutionWeight, weights.ConvolutionBias, weights.PartsWeight, weights.StepWeight, window])
-        {
-            if (tensor is not null && (tensor.dtype != dtype || !tensor.is_contiguous()))
-            {
-                reason = $"a weight or the window is not {dtype} in one piece of memory";
-            }
-        }
-
-        foreach (var tensor in (ReadOnlySpan<Tensor?>)
-            [weights.StepBias, weights.DecayLog, weights.Skip, weights.StepNorm, weights.InputNorm, weights.OutputNorm])
-        {
-            if (tensor is not null && (tensor.dtype != parameters || (parameters != dtype && parameters != ScalarType.Float32) || !tensor.is_contiguous()))
-            {
-                reason = $"A_log, D, the step bias and norms are not all {dtype} or all Float32 in one piece of memory each";
-            }
-        }
-
-        if (state.dtype != ScalarType.Float32 || !state.is_contiguous())
-        {
-            reason = "the state is not Float32 in one piece of memory";
-        }
-
-        var parts = weights.PartsWeight.size(0);
-        if (parts > MostParts)
+        reason = StepMemory.Misfit(
+            x.dtype, [weights.ConvolutionWeight, weights.ConvolutionBias, weights.PartsWeight, weights.StepWeight, window],
+            [weights.Skip, weights.StepBias, weights.DecayLog, weights.StepNorm, weights.InputNorm, weights.OutputNorm], state);
+        if (reason.Length == 0 && weights.PartsWeight.size(0) is > MostParts and var parts)
         {
             reason = $"dt, B and C have {parts} numbers; the kernel takes {MostParts}";
         }

@@ -54,23 +54,9 @@ FUNCTION float load(const float* source) { return *source; }
 /// x of a channel after the convolution; the window moves up by one input.
 FUNCTION float convolve(const StepArguments& p, long long row, long long channel)
 {
-    const element* weight = p.convolution_weight + channel * TAPS;
-    element* window = p.window + row * (TAPS - 1) * p.channels + channel;
-    const element newest = p.projected[row * 2 * p.channels + channel];
-    float sum = load(weight + TAPS - 1) * load(&newest);
-#pragma unroll
-    for (int k = 0; k < TAPS - 1; ++k)
-    {
-        sum = fmaf(load(weight + k), load(window + k * p.channels), sum);
-    }
-
-#pragma unroll
-    for (int k = 0; k < TAPS - 1; ++k)
-    {
-        window[k * p.channels] = k < TAPS - 2 ? window[(k + 1) * p.channels] : newest;
-    }
-
-    sum = p.convolution_bias == nullptr ? sum : sum + load(p.convolution_bias + channel);
+    const float sum = convolve_next<TAPS>(
+        p.convolution_weight + channel * TAPS, p.convolution_bias, channel, p.window + row * (TAPS - 1) * p.channels + channel, p.channels,
+        p.projected[row * 2 * p.channels + channel]);
     return p.silu ? silu(sum) : sum;
 }
 

@@ -33,23 +33,27 @@ public class MixersOnCudaTests
     }
 
     [Theory]
-    [InlineData(1, ScalarType.Float32)]
-    [InlineData(4, ScalarType.Float32)]
-    [InlineData(2, ScalarType.BFloat16)]
-    public void AModelDecodesTheSameOnADevice(int batch, ScalarType dtype)
+    [InlineData("mamba", 72, 1, ScalarType.Float32)]
+    [InlineData("mamba", 72, 4, ScalarType.Float32)]
+    [InlineData("mamba", 72, 2, ScalarType.BFloat16)]
+    [InlineData("mamba2", 64, 1, ScalarType.Float32)]
+    [InlineData("mamba2", 64, 3, ScalarType.BFloat16)]
+    public void AModelDecodesTheSameOnADevice(string mixer, int width, int batch, ScalarType dtype)
     {
         RequireDevice();
-        CheckDecoding(batch, dtype, CUDA, () => null);
+        CheckDecoding(mixer, width, batch, dtype, CUDA, () => null);
     }
 
     [Theory]
-    [InlineData(1, ScalarType.Float32)]
-    [InlineData(4, ScalarType.Float32)]
-    [InlineData(2, ScalarType.BFloat16)]
-    public void AModelDecodesTheSameThroughTheStandIn(int batch, ScalarType dtype)
+    [InlineData("mamba", 72, 1, ScalarType.Float32)]
+    [InlineData("mamba", 72, 4, ScalarType.Float32)]
+    [InlineData("mamba", 72, 2, ScalarType.BFloat16)]
+    [InlineData("mamba2", 64, 1, ScalarType.Float32)]
+    [InlineData("mamba2", 64, 3, ScalarType.BFloat16)]
+    public void AModelDecodesTheSameThroughTheStandIn(string mixer, int width, int batch, ScalarType dtype)
     {
         HostCuda.Runtime();
-        CheckDecoding(batch, dtype, CPU, HostCuda.InPlaceOfTheCpu);
+        CheckDecoding(mixer, width, batch, dtype, CPU, HostCuda.InPlaceOfTheCpu);
     }
 
     private static void RequireDevice() => Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
@@ -106,8 +110,8 @@ public class MixersOnCudaTests
         TensorAssert.Close(expected, cat([.. pieces], 1).cpu(), Tolerance, "prefill and single steps");
     }
 
-    /// <summary>A Mamba stack: four launches a layer, one each for embedding, last norm and head, and two tensors a token.</summary>
-    private static void CheckDecoding(int batch, ScalarType dtype, Device device, Func<IDisposable?> begin)
+    /// <summary>A stack of Mamba or Mamba-2 layers: four launches a layer, one each for embedding, last norm and head, and two tensors a token.</summary>
+    private static void CheckDecoding(string mixer, int width, int batch, ScalarType dtype, Device device, Func<IDisposable?> begin)
     {
         const int layers = 3;
         using var scope = NewDisposeScope();
@@ -115,7 +119,7 @@ public class MixersOnCudaTests
         manual_seed(5);
         using var model = new CausalLanguageModel(new LanguageModelOptions
         {
-            VocabSize = 100, HiddenSize = 72, NumLayers = layers, Layers = ["mamba"], MaxSeqLen = 100,
+            VocabSize = 100, HiddenSize = width, NumLayers = layers, Layers = [mixer], MaxSeqLen = 100,
         });
         model.eval();
         if (dtype != ScalarType.Float32)
