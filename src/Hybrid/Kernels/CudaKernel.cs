@@ -24,14 +24,19 @@ internal sealed class CudaKernel<TKernel>(string name, Func<CudaRuntime, TKernel
     /// first tensor that is not on CUDA: such a call is none for them.
     /// </summary>
     /// <param name="tensors">All of them under their names; null ones are none, but not the first.</param>
-    public TKernel? For(params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
+    public TKernel? For(params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) => For("", tensors);
+
+    /// <summary><see cref="For(ReadOnlySpan{ValueTuple{string, Tensor}})"/> for kernels that do not take every size.</summary>
+    /// <param name="unfit">Why they do not take those of the call; empty where they do.</param>
+    /// <param name="tensors">All of them under their names; null ones are none, but not the first.</param>
+    public TKernel? For(string unfit, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
         if (!CudaRuntime.Holds(tensors[0].Tensor!))
         {
             return null;
         }
 
-        if (CudaRuntime.TryGet(out var runtime, out var reason, tensors))
+        if (CudaRuntime.TryGet(out var runtime, out var reason, tensors) && (reason = unfit).Length == 0)
         {
             var (kernel, fullName) = known.GetOrAdd(runtime, static (runtime, of) => (of.on(runtime), $"{of.name} {runtime.Name}"), (on, name));
             if (KernelDispatcher.Agrees(fullName, (selfTest, kernel, runtime.TorchDevice), static x => x.selfTest(x.kernel, x.TorchDevice), out reason))

@@ -32,22 +32,11 @@ internal sealed unsafe class DeltaOnCuda(CudaRuntime runtime, bool corrects = tr
     /// <summary>Floats of state a thread up to which the forward pass has room for its sums, of which it has twice as many as the backward passes.</summary>
     private const int ForwardState = 64;
 
-    /// <summary>True where the kernels can run on the tensors of a call; otherwise says why not.</summary>
-    /// <param name="keyWidth">The width of the keys and its name.</param>
-    /// <param name="runtime">Of the tensors' device, where they can.</param>
-    /// <param name="reason">Why not; empty where they can.</param>
-    /// <param name="tensors">All tensors of the call under their names; null ones are none.</param>
-    public static bool CanRun(
-        (string Name, long Size) keyWidth, out CudaRuntime runtime, out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
-    {
-        if (keyWidth.Size > MaxKeyWidth)
-        {
-            (runtime, reason) = (null!, $"{keyWidth.Name} is {keyWidth.Size}, and the registers of a block hold at most {MaxKeyWidth}");
-            return false;
-        }
-
-        return CudaRuntime.TryGet(out runtime, out reason, tensors);
-    }
+    /// <summary>Why keys of a width are none for the kernels; empty where they fit.</summary>
+    /// <param name="name">The name of the width.</param>
+    /// <param name="keyWidth">The width.</param>
+    public static string TooWide(string name, long keyWidth) =>
+        keyWidth > MaxKeyWidth ? $"{name} is {keyWidth}, and the registers of a block hold at most {MaxKeyWidth}" : "";
 
     /// <inheritdoc/>
     public ScalarType RowType(IEnumerable<Tensor> rows)

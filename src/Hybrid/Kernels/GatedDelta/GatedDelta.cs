@@ -1,4 +1,3 @@
-using Hybrid.Kernels.Cuda;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -48,7 +47,7 @@ public static partial class GatedDelta
         using var scope = NewDisposeScope();
         var factor = scale ?? Math.Pow(keyWidth, -0.5);
         var device = DeviceFor(
-            q, keyWidth, ("q", q), ("k", k), ("v", v), ("beta", beta), ("g", g), ("initialState", initialState), ("mask", mask), ("restart", restart));
+            keyWidth, ("q", q), ("k", k), ("v", v), ("beta", beta), ("g", g), ("initialState", initialState), ("mask", mask), ("restart", restart));
         var (o, state) = device is null
             ? Reference(q, k, v, beta, g, factor, normalise, initialState, mask, restart)
             : Fused(device, q, k, v, beta, g, factor, normalise, initialState, mask, restart, stateGradient);
@@ -56,16 +55,10 @@ public static partial class GatedDelta
     }
 
     /// <summary>Where the rule runs in kernels of its own; null, with a line in the log, where none can run on the tensors of a call.</summary>
-    private static IDeltaDevice? DeviceFor(Tensor q, long keyWidth, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
+    private static IDeltaDevice? DeviceFor(long keyWidth, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors)
     {
-        var onCuda = q.device_type == DeviceType.CUDA;
-        if (onCuda ? CanRunOnCuda(keyWidth, out var reason, tensors) : CanRunOnCpu(out reason, tensors))
-        {
-            return onCuda ? new DeltaOnCuda(CudaRuntime.Of(q)!) : DeltaOnCpu.Instance;
-        }
-
-        KernelDispatcher.Refused(onCuda ? CudaKernel : CpuKernel, reason);
-        return null;
+        IDeltaDevice? onCuda = OnCuda.For(DeltaOnCuda.TooWide("K", keyWidth), tensors);
+        return onCuda ?? (Simd.CanRun(tensors) ? DeltaOnCpu.Instance : null);
     }
 
     private static long Validate(

@@ -32,21 +32,13 @@ internal sealed record NormForm(double Epsilon, GateOrder Gate = GateOrder.None,
 /// </summary>
 internal static unsafe class RootMeanSquare
 {
+    private static readonly CpuKernel Simd = new(nameof(RootMeanSquare), Compare);
+
     /// <summary>True where the kernel can run. Otherwise the dispatcher logs why not.</summary>
     /// <param name="x">The input.</param>
     /// <param name="weight">The weight, or null.</param>
     /// <param name="gate">The gate, or null.</param>
-    public static bool CanRun(Tensor x, Tensor? weight, Tensor? gate = null)
-    {
-        if (LaneTasks.CanRunFloat32(out var reason, ("x", x), ("weight", weight), ("gate", gate))
-            && KernelDispatcher.Agrees(nameof(RootMeanSquare), Compare, out reason))
-        {
-            return true;
-        }
-
-        KernelDispatcher.Refused(nameof(RootMeanSquare), reason);
-        return false;
-    }
+    public static bool CanRun(Tensor x, Tensor? weight, Tensor? gate = null) => Simd.CanRunFloat32(("x", x), ("weight", weight), ("gate", gate));
 
     /// <summary>The self-test: output and gradients of each form against tensor operations.</summary>
     private static string? Compare()

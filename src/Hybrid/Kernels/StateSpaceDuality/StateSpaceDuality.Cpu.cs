@@ -6,12 +6,8 @@ namespace Hybrid.Kernels;
 
 public static partial class StateSpaceDuality
 {
-    /// <summary>The name of the SIMD kernel in logs.</summary>
-    internal const string CpuKernel = "StateSpaceDuality.Cpu";
-
-    /// <summary>True where the SIMD kernel can run on the tensors of a call; otherwise <paramref name="reason"/> says why not.</summary>
-    internal static bool CanRunOnCpu(out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) =>
-        LaneTasks.CanRun(out reason, tensors) && KernelDispatcher.Agrees(CpuKernel, CpuSelfTest, out reason);
+    /// <summary>The SIMD kernel.</summary>
+    internal static CpuKernel Simd { get; } = new("StateSpaceDuality.Cpu", CpuSelfTest);
 
     /// <summary>The chunked matrix form with all of a chunk in the cache, in float32 whatever the inputs are.</summary>
     internal static (Tensor Y, Tensor FinalState) Cpu(

@@ -7,16 +7,8 @@ namespace Hybrid.Kernels;
 
 public static partial class StateSpaceDuality
 {
-    /// <summary>The name of the CUDA kernels in logs.</summary>
-    internal const string CudaKernel = "StateSpaceDuality.Cuda";
-
-    /// <summary>True where the CUDA kernels can run on the tensors of a call; otherwise <paramref name="reason"/> says why not.</summary>
-    /// <param name="stateSize">N.</param>
-    /// <param name="reason">Why not; empty where they can.</param>
-    /// <param name="tensors">All tensors of the call under their names; null ones are none.</param>
-    internal static bool CanRunOnCuda(long stateSize, out string reason, params ReadOnlySpan<(string Name, Tensor? Tensor)> tensors) =>
-        DeltaOnCuda.CanRun(("N", stateSize), out var runtime, out reason, tensors)
-        && KernelDispatcher.Agrees($"{CudaKernel} {runtime.Device}", () => CudaSelfTest(Kernel(runtime), runtime.TorchDevice), out reason);
+    /// <summary>The CUDA kernels.</summary>
+    internal static CudaKernel<DeltaOnCuda> OnCuda { get; } = new("StateSpaceDuality.Cuda", Kernel, CudaSelfTest);
 
     /// <summary>The kernels of a device.</summary>
     internal static DeltaOnCuda Kernel(CudaRuntime runtime) => new(runtime, corrects: false);

@@ -1,4 +1,3 @@
-using Hybrid.Kernels.Cuda;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -59,24 +58,15 @@ public static partial class StateSpaceDuality
         Validate(x, dt, A, B, C, D, z, dtBias, initialState, mask, restart, chunkSize);
         using var scope = NewDisposeScope();
         var steps = new ScanSteps(dtSoftplus, dtMin, dtMax);
-        var onCuda = x.device_type == DeviceType.CUDA;
         ReadOnlySpan<(string Name, Tensor? Tensor)> tensors =
         [
             ("x", x), ("dt", dt), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("dtBias", dtBias), ("initialState", initialState), ("mask", mask),
             ("restart", restart),
         ];
-        var runs = onCuda ? CanRunOnCuda(B.size(3), out var reason, tensors) : CanRunOnCpu(out reason, tensors);
-        if (!runs)
-        {
-            KernelDispatcher.Refused(onCuda ? CudaKernel : CpuKernel, reason);
-        }
-
-        var (y, state) = (runs, onCuda) switch
-        {
-            (false, _) => Reference(x, dt, A, B, C, D, z, dtBias, dtSoftplus, dtMin, dtMax, initialState, mask, restart, chunkSize),
-            (_, true) => Cuda(Kernel(CudaRuntime.Of(x)!), x, dt, A, B, C, D, z, dtBias, steps, initialState, mask, restart, stateGradient),
-            _ => Cpu(x, dt, A, B, C, D, z, dtBias, steps, initialState, mask, restart, stateGradient),
-        };
+        var (y, state) = OnCuda.For(DeltaOnCuda.TooWide("N", B.size(3)), tensors) is { } kernel
+            ? Cuda(kernel, x, dt, A, B, C, D, z, dtBias, steps, initialState, mask, restart, stateGradient)
+            : Simd.CanRun(tensors) ? Cpu(x, dt, A, B, C, D, z, dtBias, steps, initialState, mask, restart, stateGradient)
+            : Reference(x, dt, A, B, C, D, z, dtBias, dtSoftplus, dtMin, dtMax, initialState, mask, restart, chunkSize);
         return (y.MoveToOuterDisposeScope(), state.MoveToOuterDisposeScope());
     }
 

@@ -221,18 +221,6 @@ public class DeltaOnCudaTests
     }
 
     [Fact]
-    public void WhatCannotRunSaysWhy()
-    {
-        using var q = zeros(1);
-        Assert.False(GatedDelta.CanRunOnCuda(257, out var reason, ("q", q)));
-        Assert.Equal("K is 257, and the registers of a block hold at most 256", reason);
-        Assert.False(StateSpaceDuality.CanRunOnCuda(300, out reason, ("x", q)));
-        Assert.Equal("N is 300, and the registers of a block hold at most 256", reason);
-        Assert.False(GatedDelta.CanRunOnCuda(256, out reason, ("q", q)));
-        Assert.Equal("q is on CPU", reason);
-    }
-
-    [Fact]
     public void TheFirstSegmentOfTimeKeepsNoState()
     {
         // What a backward pass keeps: what was read of each state, and one state a segment but the first.

@@ -56,6 +56,28 @@ public class MixersOnCudaTests
         CheckDecoding(mixer, width, batch, dtype, CPU, HostCuda.InPlaceOfTheCpu);
     }
 
+    /// <summary>
+    /// What mixers launch for a forward and a backward pass: one kernel forwards and two backwards of the rule and of the norm, and one each of the
+    /// convolution.
+    /// </summary>
+    [Theory]
+    [InlineData(typeof(Mamba2ContractTests), 3 + 3 + 2)]
+    [InlineData(typeof(GatedDeltaNetContractTests), 3 + 3 + 2)]
+    [InlineData(typeof(DeltaNetWithoutConvolutionContractTests), 3 + 3)]
+    [InlineData(typeof(MambaContractTests), 2 + 2)]
+    public void AMixerLaunchesItsKernels(Type contract, long launches)
+    {
+        var runtime = HostCuda.Runtime();
+        using var place = HostCuda.InPlaceOfTheCpu();
+        using var scope = NewDisposeScope();
+        using var mixer = ((MixerContractTests)Activator.CreateInstance(contract)!).Make();
+        var x = MixerContractTests.Input(mixer, Time);
+        Results(mixer, x);                                  // the first pass may launch self-tests too
+        var before = runtime.Launches;
+        Results(mixer, x);
+        Assert.Equal(launches, runtime.Launches - before);
+    }
+
     private static void RequireDevice() => Assert.SkipUnless(cuda.is_available(), "there is no CUDA device, or the libtorch is one for CPUs");
 
     private static void CheckAll(Device device, Func<IDisposable?> begin)
