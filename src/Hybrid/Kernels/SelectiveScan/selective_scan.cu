@@ -149,7 +149,7 @@ KERNEL(scan_local, ScanArguments)
 #pragma unroll
         for (int n = 0; n < STATES; ++n)
         {
-            h[n] = fmaf(exp2f(step * decay[n]), fresh ? 0.0f : h[n], driven * load(in_matrix + n));
+            h[n] = fmaf(fast_exp2(step * decay[n]), fresh ? 0.0f : h[n], driven * load(in_matrix + n));
         }
     }
 
@@ -219,7 +219,7 @@ KERNEL(scan_output, ScanArguments)
 #pragma unroll
         for (int n = 0; n < STATES; ++n)
         {
-            h[n] = fmaf(exp2f(step * decay[n]), fresh ? 0.0f : h[n], driven * load(in_matrix + n));
+            h[n] = fmaf(fast_exp2(step * decay[n]), fresh ? 0.0f : h[n], driven * load(in_matrix + n));
             y = fmaf(h[n], load(out_matrix + n), y);
         }
 
@@ -272,7 +272,7 @@ KERNEL(scan_local_gradient, ScanGradientArguments)
 #pragma unroll
         for (int n = 0; n < STATES; ++n)
         {
-            gradient[n] = fresh ? 0.0f : exp2f(step * decay[n]) * fmaf(upstream, load(out_matrix + n), gradient[n]);
+            gradient[n] = fresh ? 0.0f : fast_exp2(step * decay[n]) * fmaf(upstream, load(out_matrix + n), gradient[n]);
         }
     }
 
@@ -367,7 +367,7 @@ FUNCTION float return_state(
     for (int i = 0; i < STEPS; ++i)
     {
         const bool fresh = (x.fresh >> i & 1) != 0;
-        factor[i] = exp2f(x.step[i] * (decay * LOG2_E));
+        factor[i] = fast_exp2(x.step[i] * (decay * LOG2_E));
         h[i + 1] = fmaf(factor[i], fresh ? 0.0f : h[i], x.driven[i] * x.in(p, i, n));
         x.y[i] = fmaf(h[i + 1], x.out(p, i, n), x.y[i]);
     }
