@@ -22,6 +22,9 @@ internal readonly unsafe struct CudaRows
         }
     }
 
+    /// <summary>True where every step begins at a multiple of some bytes, with elements of so many bytes; true without a tensor.</summary>
+    public bool BeginsAtMultiplesOf(long bytes, long elementBytes) => (first | (nint)(row * elementBytes) | (nint)(step * elementBytes)) % (nint)bytes == 0;
+
     /// <summary>The address of a tensor's first element; 0 without a tensor.</summary>
     public static nint Address(Tensor? tensor) => tensor is null ? 0 : (nint)TensorMemory.Address(tensor);
 }

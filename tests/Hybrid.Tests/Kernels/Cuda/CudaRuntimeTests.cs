@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Hybrid.Kernels;
 using Hybrid.Kernels.Cuda;
 using Hybrid.Tests.Checkpoints;
@@ -12,7 +13,7 @@ namespace Hybrid.Tests.Kernels.Cuda;
 /// <summary>Libraries, cache and launches, on a CPU in the place of a device.</summary>
 public class CudaRuntimeTests
 {
-    private static readonly CudaProgram Convolution = CudaProgram.Of("causal_conv1d.cu", ScalarType.Float32, ("WIDTH", 2), ("CONV_BYTES", 176));
+    private static readonly CudaProgram Convolution = ConvolutionWithStructOf(Marshal.SizeOf<ConvArguments>());
 
     [Fact]
     public void WithoutADriverOrACompilerTheReasonIsGiven()
@@ -94,8 +95,7 @@ public class CudaRuntimeTests
     public void AStructOfAnotherSizeDoesNotCompile()
     {
         var runtime = HostCuda.Runtime();
-        var program = CudaProgram.Of("causal_conv1d.cu", ScalarType.Float32, ("WIDTH", 2), ("CONV_BYTES", 8));
-        var error = Assert.Throws<CudaException>(() => runtime.Launch(program, "causal_conv1d", 1, default(ConvArguments)));
+        var error = Assert.Throws<CudaException>(() => runtime.Launch(ConvolutionWithStructOf(8), "causal_conv1d", 1, default(ConvArguments)));
         Assert.StartsWith("causal_conv1d.cu does not compile for sm_86 with", error.Message, StringComparison.Ordinal);
         Assert.Contains("ConvArguments differs from its C# counterpart", error.Message, StringComparison.Ordinal);
     }
@@ -127,6 +127,9 @@ public class CudaRuntimeTests
         Assert.Equal([Path.Combine(folder.Path, "libnvrtc-b51b459d.so.12")], CudaLibraries.NvrtcFiles(folder.Path));
         Assert.Empty(CudaLibraries.NvrtcFiles(Path.Combine(folder.Path, "none")));
     }
+
+    private static CudaProgram ConvolutionWithStructOf(int bytes) => CudaProgram.Of(
+        "causal_conv1d.cu", ScalarType.Float32, ("WIDTH", 2), ("CHANNELS", 1), ("PACKED", 0), ("SILU", 0), ("CONV_BYTES", bytes));
 
     private static CudaRuntime Open(string cache)
     {

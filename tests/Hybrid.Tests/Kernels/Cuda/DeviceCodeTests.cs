@@ -19,7 +19,8 @@ public unsafe class DeviceCodeTests
     [
         CudaProgram.Of(
             "selective_scan.cu", elements, ("STATES", 16), ("SCAN_BYTES", sizeof(ScanArguments)), ("SCAN_GRADIENT_BYTES", sizeof(ScanGradientArguments))),
-        CudaProgram.Of("causal_conv1d.cu", elements, ("WIDTH", 4), ("CONV_BYTES", sizeof(ConvArguments))),
+        Convolution(elements, width: 4, channels: elements == ScalarType.Float32 ? 1 : 2, packed: false),
+        Convolution(elements, width: 5, channels: 1, packed: true),
         .. Enum.GetValues<RecurrenceGates>().Select(gates =>
             CudaProgram.Of("linear_recurrence.cu", elements, ("GATES", (long)gates), ("RECURRENCE_BYTES", sizeof(RecurrenceArguments)))),
         CudaProgram.Of("wkv.cu", elements, ("WKV_BYTES", sizeof(WkvArguments)), ("WKV_GRADIENT_BYTES", sizeof(WkvGradientArguments))),
@@ -40,6 +41,9 @@ public unsafe class DeviceCodeTests
         CudaProgram.Of("linear_step.cu", elements, ("ROWS", 8), ("PACKS", 0), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
         CudaProgram.Of("embedding_step.cu", elements, ("EMBEDDING_BYTES", sizeof(EmbeddingStepArguments))),
     ];
+
+    private static CudaProgram Convolution(ScalarType elements, int width, int channels, bool packed) => CudaProgram.Of(
+        "causal_conv1d.cu", elements, ("WIDTH", width), ("CHANNELS", channels), ("PACKED", packed ? 1 : 0), ("SILU", 1), ("CONV_BYTES", sizeof(ConvArguments)));
 
     private static CudaProgram Delta(ScalarType elements, int rows, int columns, bool corrected) => CudaProgram.Of(
         "gated_delta.cu", elements, ("ROWS", rows), ("COLUMNS", columns), ("CORRECTED", corrected ? 1 : 0), ("DELTA_BYTES", sizeof(DeltaArguments)),
