@@ -32,6 +32,9 @@ internal sealed unsafe class DeltaOnCuda(CudaRuntime runtime, bool corrects = tr
     /// <summary>Floats of state a thread up to which the forward pass has room for its sums, of which it has twice as many as the backward passes.</summary>
     private const int ForwardState = 64;
 
+    /// <summary>Rows of a lane above which gradients with more than the fewest columns spill registers.</summary>
+    private const int MostRowsOfWideTiles = 4;
+
     /// <summary>Why keys of a width are none for the kernels; empty where they fit.</summary>
     /// <param name="name">The name of the width.</param>
     /// <param name="keyWidth">The width.</param>
@@ -74,8 +77,8 @@ internal sealed unsafe class DeltaOnCuda(CudaRuntime runtime, bool corrects = tr
         var (reading, states) = kept is null ? (null, null) : Views(kept, rule);
         rule.Reading = CudaRows.Address(reading);
 
-        // Wide tiles whatever the device: each has a part of the gradients of queries and keys.
-        var columns = WidestTile(rule.Values);
+        // Wide tiles whatever the device, as each has a part of the gradients of queries and keys; but a lane with many rows has registers for few columns.
+        var columns = Rows(rule.Keys) > MostRowsOfWideTiles ? MinColumns : WidestTile(rule.Values);
         var (tiles, steps) = (Tiles(rule.Values, columns), Math.Min(time, SegmentSteps));
         Tensor?[] gradients =
         [

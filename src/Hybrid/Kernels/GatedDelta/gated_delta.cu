@@ -19,7 +19,7 @@
 #define KEYS (WARP * ROWS)                    // K rounded up; rows beyond K are zero
 #define WARPS (BLOCK / WARP)
 #define TILE (WARPS * COLUMNS)
-#define STEPS (2 * WARPS)                     // that are in shared memory at a time
+#define STEPS (ROWS > 4 ? WARPS : 2 * WARPS)  // that are in shared memory at a time; a thread holds as many more on their way, in registers
 #define BACK_STEPS WARPS                      // the same for gradients: each warp ends one step
 #define FLOW_STEPS (2 * BACK_STEPS)           // between stored F
 #define NORM_EPSILON 1e-6f
