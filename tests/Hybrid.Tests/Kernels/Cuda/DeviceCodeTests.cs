@@ -10,7 +10,7 @@ namespace Hybrid.Tests.Kernels.Cuda;
 
 /// <summary>
 /// Every file of kernels compiles for devices, where there is a clang, and where there is an NVRTC, which needs no device: what g++ takes but a
-/// device does not is found here, and kernels whose registers do not suffice.
+/// device does not is found here, and where registers do not suffice.
 /// </summary>
 public unsafe class DeviceCodeTests
 {
@@ -76,17 +76,27 @@ public unsafe class DeviceCodeTests
     [InlineData(ScalarType.Float32, 75)]
     [InlineData(ScalarType.BFloat16, 90)]
     [InlineData(ScalarType.Float16, 80)]
-    public void NvrtcCompilesEveryFileWithoutSpills(ScalarType elements, int capability)
+    public void NvrtcCompilesEveryFile(ScalarType elements, int capability)
     {
-        var library = CudaLibraries.Load(CudaLibraries.Nvrtc(), out var tried);
-        Assert.SkipWhen(library == 0, $"there is no NVRTC ({tried}); {CudaLibraries.NvrtcVariable} may name one");
-        var nvrtc = new Nvrtc(library);
-        var architecture = nvrtc.Architecture(capability);
+        var nvrtc = RequireNvrtc();
         foreach (var program in Programs(elements))
         {
-            string[] options = [.. program.Options.Split(' '), "--ptxas-options=--warn-on-spills", "--ptxas-options=-Werror"];
-            Assert.NotEmpty(nvrtc.Compile(program.File, program.Source(), architecture, options));
+            Assert.NotEmpty(nvrtc.Compile(program.File, program.Source(), nvrtc.Architecture(capability), program.Options.Split(' ')));
         }
+    }
+
+    /// <summary>What clang cannot say: the registers of a device suffice for the state of a tile.</summary>
+    [Theory]
+    [InlineData(4, 16, true)]
+    [InlineData(4, 16, false)]
+    [InlineData(8, 4, true)]
+    [InlineData(8, 4, false)]
+    public void NvrtcFindsRegistersForTheStateOfTheDeltaRule(int rows, int columns, bool corrected)
+    {
+        var nvrtc = RequireNvrtc();
+        var program = Delta(ScalarType.BFloat16, rows, columns, corrected);
+        string[] options = [.. program.Options.Split(' '), "--ptxas-options=--warn-on-spills", "--ptxas-options=-Werror"];
+        Assert.NotEmpty(nvrtc.Compile(program.File, program.Source(), nvrtc.Architecture(90), options));
     }
 
     /// <summary>The state of a tile stays in registers for all of time: the kernels have no local memory at any width.</summary>
@@ -103,6 +113,13 @@ public unsafe class DeviceCodeTests
         var (status, said) = Clang(folder.File(program.File), folder.File("kernel.ptx"), program.Options);
         Assert.True(status == 0, said);
         Assert.DoesNotContain(".local", File.ReadAllText(folder.File("kernel.ptx")), StringComparison.Ordinal);
+    }
+
+    private static Nvrtc RequireNvrtc()
+    {
+        var library = CudaLibraries.Load(CudaLibraries.Nvrtc(), out var tried);
+        Assert.SkipWhen(library == 0, $"there is no NVRTC ({tried}); {CudaLibraries.NvrtcVariable} may name one");
+        return new Nvrtc(library);
     }
 
     private static (int Status, string Said) Clang(string source, string target, string options)
