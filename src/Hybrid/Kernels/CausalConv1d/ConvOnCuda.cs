@@ -31,7 +31,7 @@ internal struct ConvArguments
 /// <param name="runtime">The device.</param>
 internal sealed unsafe class ConvOnCuda(CudaRuntime runtime) : IConvDevice
 {
-    /// <summary>Steps that a thread reads at once: AHEAD in causal_conv1d.cu.</summary>
+    /// <summary>Most steps that a thread reads at once: AHEAD in causal_conv1d.cu.</summary>
     private const int AheadSteps = 8;
 
     /// <summary>Most steps of a thread; its W - 1 extra ones then do not count. Fewer where there would be too few threads to fill a device.</summary>

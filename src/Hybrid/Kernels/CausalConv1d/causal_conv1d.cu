@@ -3,7 +3,7 @@
 // Options: WIDTH (W), CHANNELS (WORD where all steps begin at words, else 1), PACKED (1 for packed rows, where a tap does not reach into another
 // sequence), SILU (1 for SiLU, 0 for no activation), ELEMENT, CONV_BYTES.
 
-#define AHEAD 8
+#define AHEAD (PACKED ? 4 : 8)               // packed rows compare sequences besides, for which registers would not suffice with 8
 
 struct ConvArguments
 {

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.InteropServices;
 using Hybrid.Kernels.Cpu;
 using Hybrid.Kernels.Cuda;
@@ -22,8 +23,6 @@ internal struct NormArguments
     public long Width;
     public long Groups;
     public long Parts;
-    public int NormBeforeGate;
-    public int RoundNormal;
     public float Epsilon;
     public float WeightShift;
 }
@@ -38,10 +37,23 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
     private const int WarpThreads = 32;
     private const int BlockThreads = 128;
 
-    /// <summary>Above this width a block goes over a row, below it a warp.</summary>
+    /// <summary>Bytes that a thread reads at once where all rows begin at multiples of them: Pack in the prelude.</summary>
+    private const int PackBytes = 16;
+
+    /// <summary>Most packs of each tensor that a thread keeps: beyond these registers do not suffice.</summary>
+    private const int MostKept = 8;
+
+    /// <summary>Most packs of a thread where a warp goes over a row; a block goes over wider ones. A gradient has three tensors and its sums besides.</summary>
+    private const int MostKeptOfWarp = 4;
+    private const int MostKeptOfWarpGradient = 2;
+
+    /// <summary>Above this width a block goes over a row, below it a warp, where elements are read one by one.</summary>
     private const int WidestWarpRow = 512;
 
-    /// <summary>Tokens whose gradients of the weight one thread adds up, and the most parts there are.</summary>
+    /// <summary>Fewest tokens of a part: the parts' gradients of the weight are then a small part of what is read and written.</summary>
+    private const int FewestPartTokens = 4;
+
+    /// <summary>The same where elements are read one by one and one thread adds up a channel, and the most parts there are.</summary>
     private const int PartTokens = 64;
     private const int MostParts = 512;
 
@@ -56,7 +68,8 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
         var y = target ?? empty_like(tensors.X);
         var inverse = keep ? empty(p.Rows, dtype: ScalarType.Float32, device: tensors.X.device) : null;
         (p.Y, p.Inverse) = (CudaRows.Address(y), CudaRows.Address(inverse));
-        runtime.Launch(Program(tensors, p), "root_mean_square", p.Rows * RowThreads(p), p);
+        var row = RowPlan.Of(p, tensors.X.element_size(), MostKeptOfWarp);
+        runtime.Launch(Program(tensors, form, row), "root_mean_square", p.Rows * row.Threads, p);
         TensorMemory.KeepAlive([tensors.X, tensors.Z, tensors.Weight, y, inverse]);
         return (y, inverse);
     }
@@ -65,14 +78,24 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
     public (Tensor X, Tensor? Z, Tensor? Weight) Backward(NormTensors tensors, NormForm form, Tensor inverse, Tensor gradY)
     {
         var p = Inputs(tensors, form);
-        p.Parts = Math.Clamp(p.Rows / p.Groups / PartTokens, 1, MostParts);
         var (x, z) = (empty_like(tensors.X), tensors.Z is null ? null : empty_like(tensors.Z));
-        var weight = tensors.Weight is null ? null : empty([p.Parts, p.Groups * p.Width], dtype: ScalarType.Float32, device: tensors.X.device);
-        (p.Y, p.Inverse, p.XGradient) = (CudaRows.Address(gradY), CudaRows.Address(inverse), CudaRows.Address(x));
-        (p.ZGradient, p.WeightGradient) = (CudaRows.Address(z), CudaRows.Address(weight));
-        var program = Program(tensors, p);
-        runtime.Launch(program, "root_mean_square_gradient", p.Rows * RowThreads(p), p);
-        runtime.Launch(program, "root_mean_square_weight_gradient", weight is null ? 0 : p.Parts * p.Groups * p.Width, p);
+        (p.Y, p.Inverse, p.XGradient, p.ZGradient) = (CudaRows.Address(gradY), CudaRows.Address(inverse), CudaRows.Address(x), CudaRows.Address(z));
+        var row = RowPlan.Of(p, tensors.X.element_size(), MostKeptOfWarpGradient);
+        var tokens = p.Rows / p.Groups;
+        var parts = row.Kept > 0
+            ? Math.Clamp(runtime.FullThreads / (row.Threads * p.Groups), 1, Math.Max(1, tokens / FewestPartTokens))
+            : Math.Clamp(tokens / PartTokens, 1, MostParts);
+        var weight = tensors.Weight is null ? null : empty([parts, p.Groups * p.Width], dtype: ScalarType.Float32, device: tensors.X.device);
+        p.WeightGradient = CudaRows.Address(weight);
+        var program = Program(tensors, form, row);
+        p.Parts = row.Kept > 0 ? parts : tokens;
+        runtime.Launch(program, "root_mean_square_gradient", p.Parts * p.Groups * row.Threads, p);
+        if (row.Kept == 0 && weight is not null)
+        {
+            p.Parts = parts;
+            runtime.Launch(program, "root_mean_square_weight_gradient", parts * p.Groups * p.Width, p);
+        }
+
         TensorMemory.KeepAlive([tensors.X, tensors.Z, tensors.Weight, inverse, gradY, x, z, weight]);
         return (x, z, weight?.sum(dim: 0));
     }
@@ -88,15 +111,34 @@ internal sealed unsafe class NormOnCuda(CudaRuntime runtime)
             Rows = tensors.X.numel() / width,
             Width = width,
             Groups = form.Groups,
-            NormBeforeGate = form.Gate == GateOrder.AfterNorm ? 1 : 0,
-            RoundNormal = form.RoundNormal ? 1 : 0,
             Epsilon = (float)form.Epsilon,
             WeightShift = (float)form.WeightShift,
         };
     }
 
-    private static long RowThreads(NormArguments p) => p.Width > WidestWarpRow ? BlockThreads : WarpThreads;
+    private static CudaProgram Program(NormTensors tensors, NormForm form, RowPlan row) => CudaProgram.Of(
+        "root_mean_square.cu", tensors.X.dtype, ("GATE", tensors.Z is null ? 0 : (long)form.Gate), ("ROUNDED", form.RoundNormal ? 1 : 0),
+        ("ROW_THREADS", row.Threads), ("PIECE", row.Piece), ("KEPT", row.Kept), ("NORM_BYTES", sizeof(NormArguments)));
 
-    private static CudaProgram Program(NormTensors tensors, NormArguments p) => CudaProgram.Of(
-        "root_mean_square.cu", tensors.X.dtype, ("ROW_THREADS", RowThreads(p)), ("NORM_BYTES", sizeof(NormArguments)));
+    /// <summary>How a row is gone over.</summary>
+    /// <param name="Threads">Threads of a row: a warp or a block.</param>
+    /// <param name="Piece">Elements read at once.</param>
+    /// <param name="Kept">Such pieces that each thread keeps, at least enough for a row; 0 where it reads them twice.</param>
+    private readonly record struct RowPlan(int Threads, long Piece, int Kept)
+    {
+        public static RowPlan Of(in NormArguments p, long elementBytes, int mostKeptOfWarp)
+        {
+            var addresses = p.X | p.Z | p.Weight | p.Y | p.XGradient | p.ZGradient;
+            if (addresses % PackBytes == 0 && p.Width * elementBytes % PackBytes == 0)
+            {
+                var piece = PackBytes / elementBytes;
+                var packs = p.Width / piece;
+                var threads = packs <= mostKeptOfWarp * WarpThreads ? WarpThreads : BlockThreads;
+                var kept = BitOperations.RoundUpToPowerOf2((ulong)((packs + threads - 1) / threads));
+                return new(threads, piece, kept <= MostKept ? (int)kept : 0);
+            }
+
+            return new(p.Width > WidestWarpRow ? BlockThreads : WarpThreads, 1, 0);
+        }
+    }
 }

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace Hybrid.Kernels;
 
-/// <summary>Where the gate of a gated norm comes in.</summary>
+/// <summary>Where the gate of a gated norm comes in: GATE in root_mean_square.cu.</summary>
 internal enum GateOrder
 {
     /// <summary>There is none.</summary>

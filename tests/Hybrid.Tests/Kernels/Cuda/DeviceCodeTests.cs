@@ -29,8 +29,9 @@ public unsafe class DeviceCodeTests
         Delta(elements, rows: 1, columns: 4, corrected: true),
         Delta(elements, rows: 4, columns: 16, corrected: false),
         Delta(elements, rows: 8, columns: 4, corrected: false),
-        CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 32), ("NORM_BYTES", sizeof(NormArguments))),
-        CudaProgram.Of("root_mean_square.cu", elements, ("ROW_THREADS", 128), ("NORM_BYTES", sizeof(NormArguments))),
+        Norm(elements, GateOrder.None, rowThreads: 32, piece: 16 / elements.ElementSize(), kept: 2),
+        Norm(elements, GateOrder.AfterNorm, rowThreads: 128, piece: 16 / elements.ElementSize(), kept: 8),
+        Norm(elements, GateOrder.BeforeNorm, rowThreads: 128, piece: 1, kept: 0),
         CudaProgram.Of(
             "mamba_step.cu", elements, ("STATES", 16), ("TAPS", 4), ("PARTS", 80), ("PARAMETERS", 0), ("PACKS", 1), ("STEP_BYTES", sizeof(MambaStepArguments))),
         CudaProgram.Of(
@@ -44,6 +45,10 @@ public unsafe class DeviceCodeTests
 
     private static CudaProgram Convolution(ScalarType elements, int width, int channels, bool packed) => CudaProgram.Of(
         "causal_conv1d.cu", elements, ("WIDTH", width), ("CHANNELS", channels), ("PACKED", packed ? 1 : 0), ("SILU", 1), ("CONV_BYTES", sizeof(ConvArguments)));
+
+    private static CudaProgram Norm(ScalarType elements, GateOrder gate, int rowThreads, int piece, int kept) => CudaProgram.Of(
+        "root_mean_square.cu", elements, ("GATE", (long)gate), ("ROUNDED", 1), ("ROW_THREADS", rowThreads), ("PIECE", piece), ("KEPT", kept),
+        ("NORM_BYTES", sizeof(NormArguments)));
 
     private static CudaProgram Delta(ScalarType elements, int rows, int columns, bool corrected) => CudaProgram.Of(
         "gated_delta.cu", elements, ("ROWS", rows), ("COLUMNS", columns), ("CORRECTED", corrected ? 1 : 0), ("DELTA_BYTES", sizeof(DeltaArguments)),

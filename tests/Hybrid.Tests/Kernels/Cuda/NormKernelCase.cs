@@ -29,6 +29,12 @@ internal static class NormKernelCase
         { 1, 2, 1, "bare" },
         { 90, 64, 1, "bare" },
         { 4, 1001, 1, "bare" },
+
+        // Rows in packs of four: the widest that threads keep, and one that they do not; parts of several tokens.
+        { 2, 4096, 1, "after" },
+        { 3, 4100, 1, "before" },
+        { 1500, 12, 2, "after" },
+        { 600, 516, 1, "one" },
     };
 
     /// <summary>Compares the kernels of a device with tensor operations.</summary>

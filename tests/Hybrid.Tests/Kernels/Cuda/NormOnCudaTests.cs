@@ -60,6 +60,28 @@ public class NormOnCudaTests
         TensorAssert.Close(expected, y, 1e-2, "y");
     }
 
+    /// <summary>Widths in packs of eight elements, for a warp and for a block, and one that is not.</summary>
+    [Theory]
+    [InlineData(ScalarType.BFloat16, 104, 1e-2)]
+    [InlineData(ScalarType.Float16, 104, 2e-3)]
+    [InlineData(ScalarType.BFloat16, 1048, 1e-2)]
+    [InlineData(ScalarType.BFloat16, 101, 1e-2)]
+    public void HalfPrecisionInputsAreComputedInSinglePrecision(ScalarType type, long width, double rounding)
+    {
+        using var scope = NewDisposeScope();
+        manual_seed(4);
+        var norm = new NormOnCuda(HostCuda.Runtime());
+        Tensor[] inputs = [randn(30, width).to_type(type), randn(width).to_type(type), randn(30, width).to_type(type)];
+        var form = new NormForm(1e-5, GateOrder.AfterNorm);
+        var half = Differentiation.Results(inputs, x => [CudaNorm.Apply(norm, x[0], x[2], x[1], form)]);
+        var wide = Differentiation.Results(inputs, x => [CudaNorm.Composed(x[0], x[2], x[1], form)], ScalarType.Float32);
+        foreach (var (i, expected) in wide.Index())
+        {
+            Assert.Equal(type, half[i].dtype);
+            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y and the gradients of the inputs");
+        }
+    }
+
     [Fact]
     public void StridedInputsAndNoRowsAtAll()
     {
