@@ -28,20 +28,20 @@ public class StateSpaceDualityCpuTests
     {
         using var scope = NewDisposeScope();
         manual_seed(12);
-        var inputs = DualityKernelCase.Inputs(1, 40, 2, 1, 5, 3, "initial");
-        var expected = Gradients(ScalarType.Float64);
-        foreach (var (gradient, actual) in expected.Zip(Gradients(ScalarType.Float32)))
+        var inputs = DualityKernelCase.Inputs(1, 40, 2, 1, 5, 3, "initial").OfType<Tensor>().ToArray();
+        foreach (var (gradient, actual) in Gradients(ScalarType.Float64).Zip(Gradients(ScalarType.Float32)))
         {
             TensorAssert.Close(gradient, actual, Tolerance, "gradient");
         }
 
-        Tensor[] Gradients(ScalarType dtype)
-        {
-            var x = inputs.Where(input => input is not null).Select(input => input!.to_type(dtype).clone().requires_grad_(true)).ToArray();
-            var (y, state) = StateSpaceDuality.Apply(x[0], x[1], x[2], x[3], x[4], dtSoftplus: true, initialState: x[5]);
-            (ofState ? state : y).square().sum().backward();
-            return [.. x.Select(leaf => leaf.grad ?? zeros_like(leaf))];
-        }
+        Tensor[] Gradients(ScalarType dtype) => Differentiation.OfSquares(
+            inputs,
+            x =>
+            {
+                var (y, state) = StateSpaceDuality.Apply(x[0], x[1], x[2], x[3], x[4], dtSoftplus: true, initialState: x[5]);
+                return ofState ? state : y;
+            },
+            dtype);
     }
 
     [Fact]

@@ -58,13 +58,8 @@ public class ConvOnCudaTests
             TensorAssert.Identical(expected[i], actual, $"tensor {i} of y and the gradients of the inputs");
         }
 
-        List<Tensor> Results(Tensor input)
-        {
-            var leaves = rest.Prepend(input).Select(leaf => leaf.detach().requires_grad_(true)).ToArray();
-            var y = CausalConv1d.Fused(kernel, leaves[0], leaves[1], leaves[2], Activation.Silu, leaves[3], null, ids).Y;
-            y.backward([ones_like(y)]);
-            return [y.detach(), .. leaves.Select(leaf => leaf.grad!)];
-        }
+        Tensor[] Results(Tensor input) => Differentiation.OfFirstOutput(
+            rest.Prepend(input), ones(2, 75, 22), leaves => [CausalConv1d.Fused(kernel, leaves[0], leaves[1], leaves[2], Activation.Silu, leaves[3], null, ids).Y]);
     }
 
     [Theory]
@@ -78,21 +73,8 @@ public class ConvOnCudaTests
         manual_seed(23);
         var kernel = new ConvOnCuda(HostCuda.Runtime());
         Tensor[] inputs = [randn(2, 70, channels).to_type(dtype), randn(channels, 4).to_type(dtype), randn(channels).to_type(dtype), randn(2, 3, channels).to_type(dtype)];
-        var upstream = randn(2, 70, channels).to_type(dtype);
-        var half = Results(dtype, x => CausalConv1d.Fused(kernel, x[0], x[1], x[2], Activation.Silu, x[3], null, null).Y);
-        var wide = Results(ScalarType.Float32, x => CausalConv1d.Reference(x[0], x[1], x[2], Activation.Silu, x[3], null, null).Y);
-        foreach (var (i, expected) in wide.Index())
-        {
-            Assert.Equal(dtype, half[i].dtype);
-            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(ScalarType precision, Func<Tensor[], Tensor> convolve)
-        {
-            var x = inputs.Select(input => input.to_type(precision).detach().clone().requires_grad_(true)).ToArray();
-            var y = convolve(x);
-            y.backward([upstream.to_type(precision)]);
-            return [y.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        Differentiation.HalfEqualsWide(
+            inputs, randn(2, 70, channels).to_type(dtype), x => [CausalConv1d.Fused(kernel, x[0], x[1], x[2], Activation.Silu, x[3], null, null).Y],
+            x => [CausalConv1d.Reference(x[0], x[1], x[2], Activation.Silu, x[3], null, null).Y], rounding);
     }
 }

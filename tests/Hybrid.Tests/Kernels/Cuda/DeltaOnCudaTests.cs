@@ -72,13 +72,8 @@ public class DeltaOnCudaTests
             TensorAssert.Identical(copy, slice, "slices and copies");
         }
 
-        List<Tensor> Results(IEnumerable<Tensor> inputs)
-        {
-            var x = inputs.Select(input => input.detach().requires_grad_(true)).ToArray();
-            var (o, _) = GatedDelta.Fused(Kernel(), x[0], x[1], x[2], x[3], x[4], 0.5, true, null, null, null, stateGradient: false);
-            o.backward([upstream]);
-            return [o, .. x.Select(leaf => leaf.grad!)];
-        }
+        Tensor[] Results(IEnumerable<Tensor> inputs) => Differentiation.OfFirstOutput(
+            inputs, upstream, x => [GatedDelta.Fused(Kernel(), x[0], x[1], x[2], x[3], x[4], 0.5, true, null, null, null, stateGradient: false).O]);
     }
 
     /// <summary>One dtype for q, k and v is read as it is; otherwise all become float32. States are float32 in both cases.</summary>
@@ -92,23 +87,9 @@ public class DeltaOnCudaTests
         manual_seed(23);
         var inputs = DeltaKernelCase.Inputs(2, 37, 2, 35, 18, "g initial").Select(input => input!.to_type(dtype)).ToArray();
         inputs[1] = allRows ? inputs[1] : inputs[1].to_type(ScalarType.Float32);
-        var upstream = randn(2, 37, 2, 18).to_type(dtype);
-        var half = Results(x => x, x => GatedDelta.Fused(Kernel(), x[0], x[1], x[2], x[3], x[4], 0.5, false, x[5], null, null));
-        var wide = Results(x => x.to_type(ScalarType.Float32), x => GatedDelta.Reference(x[0], x[1], x[2], x[3], x[4], 0.5, false, x[5], null, null));
-        Assert.Equal(ScalarType.Float32, half[1].dtype);
-        Assert.Equal([dtype, .. inputs.Select(input => input.dtype)], half.Where((_, i) => i != 1).Select(tensor => tensor.dtype));
-        foreach (var (i, expected) in wide.Index())
-        {
-            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of o, state and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(Func<Tensor, Tensor> convert, Func<Tensor[], (Tensor O, Tensor State)> run)
-        {
-            var x = inputs.Select(input => convert(input).detach().clone().requires_grad_(true)).ToArray();
-            var (o, state) = run(x);
-            o.backward([upstream.to_type(o.dtype)]);
-            return [o.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        Differentiation.HalfEqualsWide(
+            inputs, randn(2, 37, 2, 18).to_type(dtype), x => GatedDelta.Fused(Kernel(), x[0], x[1], x[2], x[3], x[4], 0.5, false, x[5], null, null),
+            x => GatedDelta.Reference(x[0], x[1], x[2], x[3], x[4], 0.5, false, x[5], null, null), rounding, Tolerance);
     }
 
     [Theory]
@@ -118,21 +99,16 @@ public class DeltaOnCudaTests
     {
         using var scope = NewDisposeScope();
         manual_seed(12);
-        var inputs = DeltaKernelCase.Inputs(1, 20, 2, 5, 3, "g initial");
-        var expected = Gradients(ScalarType.Float64, x => GatedDelta.Reference(x[0], x[1], x[2], x[3], x[4], 0.5, true, x[5], null, null));
-        var actual = Gradients(ScalarType.Float32, x => GatedDelta.Fused(Kernel(), x[0], x[1], x[2], x[3], x[4], 0.5, true, x[5], null, null));
+        var inputs = DeltaKernelCase.Inputs(1, 20, 2, 5, 3, "g initial").OfType<Tensor>().ToArray();
+        var expected = Differentiation.OfSquares(
+            inputs, x => Output(GatedDelta.Reference(x[0], x[1], x[2], x[3], x[4], 0.5, true, x[5], null, null)), ScalarType.Float64);
+        var actual = Differentiation.OfSquares(inputs, x => Output(GatedDelta.Fused(Kernel(), x[0], x[1], x[2], x[3], x[4], 0.5, true, x[5], null, null)));
         foreach (var (gradient, other) in expected.Zip(actual))
         {
             TensorAssert.Close(gradient, other, Tolerance, "gradient");
         }
 
-        Tensor[] Gradients(ScalarType dtype, Func<Tensor[], (Tensor O, Tensor State)> run)
-        {
-            var x = inputs.Select(input => input!.to_type(dtype).clone().requires_grad_(true)).ToArray();
-            var (o, state) = run(x);
-            (ofState ? state : o).square().sum().backward();
-            return [.. x.Select(leaf => leaf.grad ?? zeros_like(leaf))];
-        }
+        Tensor Output((Tensor O, Tensor State) outputs) => ofState ? outputs.State : outputs.O;
     }
 
     [Fact]
@@ -142,16 +118,9 @@ public class DeltaOnCudaTests
         manual_seed(24);
         var (q, k, v, beta, g) = (randn(1, 20, 2, 4), randn(1, 20, 2, 4), randn(1, 20, 2, 3), rand(1, 20, 2), -rand(1, 20, 2));
         TensorAssert.Close(
-            Second((x, d) => GatedDelta.Reference(q, x, v, beta, d, 0.5, true, null, null, null).O),
-            Second((x, d) => GatedDelta.Fused(Kernel(), q, x, v, beta, d, 0.5, true, null, null, null, stateGradient: false).O), 1e-4, "second derivative");
-
-        Tensor Second(Func<Tensor, Tensor, Tensor> run)
-        {
-            var (x, d) = (k.clone().requires_grad_(true), g.clone().requires_grad_(true));
-            var first = autograd.grad([run(x, d).square().sum()], [x, d], retain_graph: true, create_graph: true);
-            (first[0].square().sum() + first[1].square().sum()).backward();
-            return cat([x.grad!.flatten(), d.grad!.flatten()]);
-        }
+            Differentiation.Second([k, g], x => GatedDelta.Reference(q, x[0], v, beta, x[1], 0.5, true, null, null, null).O),
+            Differentiation.Second([k, g], x => GatedDelta.Fused(Kernel(), q, x[0], v, beta, x[1], 0.5, true, null, null, null, stateGradient: false).O), 1e-4,
+            "second derivative");
     }
 
     /// <summary>Decays so strong that nothing is kept, beside ones that keep all: the gradient of a decay is as small as the decay.</summary>

@@ -39,25 +39,15 @@ public class DualityOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(22);
         var parts = randn(2, 40, 1 + 20 + 12 + 4).to_type(dtype).narrow(2, 1, 36).split([20, 6, 6, 4], -1);
-        var (a, skip, upstream) = (-randn(4).exp(), randn(4), randn(2, 4, 40, 5).to_type(dtype).transpose(1, 2));
+        var (a, skip) = (-randn(4).exp(), randn(4));
         Tensor[] slices = [parts[0].unflatten(2, 4, 5), parts[3], parts[1].unflatten(2, 2, 3), parts[2].unflatten(2, 2, 3)];
-        var half = Results(x => x, x => StateSpaceDuality.Cuda(
-            StateSpaceDuality.Kernel(HostCuda.Runtime()), x[0], x[1], a, x[2], x[3], skip, x[0], null, new ScanSteps(true, null, null), null, null, null));
-        var wide = Results(x => x.to_type(ScalarType.Float64), x => StateSpaceDuality.Reference(
-            x[0], x[1], a, x[2], x[3], skip, x[0], null, true, null, null, null, null, null, StateSpaceDuality.DefaultChunkSize));
-        Assert.Equal([dtype, ScalarType.Float32, dtype, dtype, dtype, dtype], half.Select(tensor => tensor.dtype));
-        foreach (var (i, expected) in wide.Index())
-        {
-            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y, state and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(Func<Tensor, Tensor> convert, Func<Tensor[], (Tensor Y, Tensor State)> run)
-        {
-            var x = slices.Select(slice => convert(slice).detach().requires_grad_(true)).ToArray();
-            var (y, state) = run(x);
-            y.backward([upstream.to_type(y.dtype)]);
-            return [y.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        Differentiation.HalfEqualsWide(
+            slices, randn(2, 4, 40, 5).to_type(dtype).transpose(1, 2),
+            x => StateSpaceDuality.Cuda(
+                StateSpaceDuality.Kernel(HostCuda.Runtime()), x[0], x[1], a, x[2], x[3], skip, x[0], null, new ScanSteps(true, null, null), null, null, null),
+            x => StateSpaceDuality.Reference(
+                x[0], x[1], a, x[2], x[3], skip, x[0], null, true, null, null, null, null, null, StateSpaceDuality.DefaultChunkSize),
+            rounding, Tolerance, ScalarType.Float64);
     }
 
     [Theory]
@@ -68,22 +58,16 @@ public class DualityOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(12);
         var inputs = DualityKernelCase.Inputs(1, 20, 2, 1, 5, 3, "initial").OfType<Tensor>().ToArray();
-        var expected = Gradients(ScalarType.Float64, x => StateSpaceDuality.Reference(
-            x[0], x[1], x[2], x[3], x[4], null, null, null, true, null, null, x[5], null, null, StateSpaceDuality.DefaultChunkSize));
-        var actual = Gradients(ScalarType.Float32, x => StateSpaceDuality.Cuda(
-            StateSpaceDuality.Kernel(HostCuda.Runtime()), x[0], x[1], x[2], x[3], x[4], null, null, null, new ScanSteps(true, null, null), x[5], null, null));
+        var expected = Differentiation.OfSquares(inputs, x => Output(StateSpaceDuality.Reference(
+            x[0], x[1], x[2], x[3], x[4], null, null, null, true, null, null, x[5], null, null, StateSpaceDuality.DefaultChunkSize)), ScalarType.Float64);
+        var actual = Differentiation.OfSquares(inputs, x => Output(StateSpaceDuality.Cuda(
+            StateSpaceDuality.Kernel(HostCuda.Runtime()), x[0], x[1], x[2], x[3], x[4], null, null, null, new ScanSteps(true, null, null), x[5], null, null)));
         foreach (var (gradient, other) in expected.Zip(actual))
         {
             TensorAssert.Close(gradient, other, Tolerance, "gradient");
         }
 
-        Tensor[] Gradients(ScalarType dtype, Func<Tensor[], (Tensor Y, Tensor State)> run)
-        {
-            var x = inputs.Select(input => input.to_type(dtype).clone().requires_grad_(true)).ToArray();
-            var (y, state) = run(x);
-            (ofState ? state : y).square().sum().backward();
-            return [.. x.Select(leaf => leaf.grad ?? zeros_like(leaf))];
-        }
+        Tensor Output((Tensor Y, Tensor State) outputs) => ofState ? outputs.State : outputs.Y;
     }
 
     [Fact]
@@ -92,21 +76,14 @@ public class DualityOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(24);
         var inputs = DualityKernelCase.Inputs(1, 20, 2, 1, 4, 3, "").OfType<Tensor>().ToArray();
+        Tensor[] leaves = [inputs[1], inputs[3]];
         TensorAssert.Close(
-            Second((b, dt) => StateSpaceDuality.Reference(
-                inputs[0], dt, inputs[2], b, inputs[4], null, null, null, true, null, null, null, null, null, StateSpaceDuality.DefaultChunkSize).Y),
-            Second((b, dt) => StateSpaceDuality.Cuda(
-                StateSpaceDuality.Kernel(HostCuda.Runtime()), inputs[0], dt, inputs[2], b, inputs[4], null, null, null, new ScanSteps(true, null, null), null,
-                null, null, stateGradient: false).Y),
+            Differentiation.Second(leaves, x => StateSpaceDuality.Reference(
+                inputs[0], x[0], inputs[2], x[1], inputs[4], null, null, null, true, null, null, null, null, null, StateSpaceDuality.DefaultChunkSize).Y),
+            Differentiation.Second(leaves, x => StateSpaceDuality.Cuda(
+                StateSpaceDuality.Kernel(HostCuda.Runtime()), inputs[0], x[0], inputs[2], x[1], inputs[4], null, null, null, new ScanSteps(true, null, null),
+                null, null, null, stateGradient: false).Y),
             1e-4, "second derivative");
-
-        Tensor Second(Func<Tensor, Tensor, Tensor> run)
-        {
-            var (b, dt) = (inputs[3].clone().requires_grad_(true), inputs[1].clone().requires_grad_(true));
-            var first = autograd.grad([run(b, dt).square().sum()], [b, dt], retain_graph: true, create_graph: true);
-            (first[0].square().sum() + first[1].square().sum()).backward();
-            return cat([b.grad!.flatten(), dt.grad!.flatten()]);
-        }
     }
 
     /// <summary>Compares the kernels of a device with the reference.</summary>

@@ -103,22 +103,8 @@ public class GatedRecurrencesOnCudaTests
             inputs[i] = inputs[i].to_type(type);
         }
 
-        var upstream = randn(2, 170, 36).to_type(type);
-        var half = Results(x => x, x => Run(kernel, unit, x, null, null));
-        var wide = Results(x => x.to_type(ScalarType.Float32), x => Reference(unit, x, null, null));
-        Assert.Equal([type, ScalarType.Float32, .. inputs.Select(input => input.dtype)], half.Select(tensor => tensor.dtype));
-        foreach (var (i, expected) in wide.Index())
-        {
-            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y, the state and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(Func<Tensor, Tensor> convert, Func<Tensor[], (Tensor Y, Tensor State)> run)
-        {
-            var x = inputs.Select(input => convert(input).detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = run(x);
-            y.backward([upstream.to_type(y.dtype)]);
-            return [y.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        Differentiation.HalfEqualsWide(
+            inputs, randn(2, 170, 36).to_type(type), x => Run(kernel, unit, x, null, null), x => Reference(unit, x, null, null), rounding);
     }
 
     [Theory]
@@ -130,15 +116,8 @@ public class GatedRecurrencesOnCudaTests
         var kernel = new RecurrenceOnCuda(HostCuda.Runtime());
         var inputs = Inputs(unit, 2, 70, 2, 3, "state");
         TensorAssert.Close(
-            Second(x => Reference(unit, x, null, null).Y), Second(x => Run(kernel, unit, x, null, null, stateGradient: false).Y), 1e-4, "second derivative");
-
-        Tensor Second(Func<Tensor[], Tensor> run)
-        {
-            var x = inputs.Select(input => input.detach().clone().requires_grad_(true)).ToArray();
-            var first = autograd.grad([run(x).square().sum()], x, retain_graph: true, create_graph: true);
-            first.Select(gradient => gradient.square().sum()).Aggregate((a, b) => a + b).backward();
-            return cat([.. x.Select(leaf => leaf.grad!.flatten())]);
-        }
+            Differentiation.Second(inputs, x => Reference(unit, x, null, null).Y),
+            Differentiation.Second(inputs, x => Run(kernel, unit, x, null, null, stateGradient: false).Y), 1e-4, "second derivative");
     }
 
     [Theory]

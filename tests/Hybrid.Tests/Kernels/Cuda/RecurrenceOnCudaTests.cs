@@ -64,22 +64,9 @@ public class RecurrenceOnCudaTests
         manual_seed(23);
         var kernel = new RecurrenceOnCuda(HostCuda.Runtime());
         Tensor[] inputs = [randn(2, 170, 37).to_type(type), randn(2, 170, 37).exp().neg().to_type(decayType), randn(2, 37)];
-        var upstream = randn(2, 170, 37).to_type(type);
-        var half = Results(x => x, x => LinearRecurrence.Cuda(kernel, x[0], x[1], x[2], null, null));
-        var wide = Results(x => x.to_type(ScalarType.Float32), x => LinearRecurrence.Reference(x[0], x[1], x[2], null, null));
-        Assert.Equal([type, ScalarType.Float32, type, decayType, ScalarType.Float32], half.Select(tensor => tensor.dtype));
-        foreach (var (i, expected) in wide.Index())
-        {
-            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y, the state and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(Func<Tensor, Tensor> convert, Func<Tensor[], (Tensor Y, Tensor State)> run)
-        {
-            var x = inputs.Select(input => convert(input).detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = run(x);
-            y.backward([upstream.to_type(y.dtype)]);
-            return [y.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        Differentiation.HalfEqualsWide(
+            inputs, randn(2, 170, 37).to_type(type), x => LinearRecurrence.Cuda(kernel, x[0], x[1], x[2], null, null),
+            x => LinearRecurrence.Reference(x[0], x[1], x[2], null, null), rounding, Tolerance);
     }
 
     [Fact]
@@ -88,19 +75,11 @@ public class RecurrenceOnCudaTests
         using var scope = NewDisposeScope();
         manual_seed(24);
         var kernel = new RecurrenceOnCuda(HostCuda.Runtime());
-        var (x, g) = (randn(2, 70, 3), randn(2, 70, 3).exp().neg());
+        Tensor[] inputs = [randn(2, 70, 3), randn(2, 70, 3).exp().neg()];
         TensorAssert.Close(
-            Second((input, decay) => LinearRecurrence.Reference(input, decay, null, null, null).Y),
-            Second((input, decay) => LinearRecurrence.Cuda(kernel, input, decay, null, null, null, stateGradient: false).Y), Tolerance, "second derivative");
-
-        Tensor Second(Func<Tensor, Tensor, Tensor> run)
-        {
-            var (input, decay) = (x.clone().requires_grad_(true), g.clone().requires_grad_(true));
-            var y = run(input, decay).square().sum();
-            var first = autograd.grad([y], [input, decay], retain_graph: true, create_graph: true);
-            (first[0].square().sum() + first[1].square().sum()).backward();
-            return cat([input.grad!, decay.grad!]);
-        }
+            Differentiation.Second(inputs, x => LinearRecurrence.Reference(x[0], x[1], null, null, null).Y),
+            Differentiation.Second(inputs, x => LinearRecurrence.Cuda(kernel, x[0], x[1], null, null, null, stateGradient: false).Y), Tolerance,
+            "second derivative");
     }
 
     [Fact]

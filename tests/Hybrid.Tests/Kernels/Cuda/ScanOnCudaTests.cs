@@ -44,13 +44,9 @@ public class ScanOnCudaTests
             TensorAssert.Identical(copy, slice, "slices and copies");
         }
 
-        List<Tensor> Results(IEnumerable<Tensor> inputs)
-        {
-            var x = inputs.Select(input => input.detach().requires_grad_(true)).ToArray();
-            var (y, _) = SelectiveScan.Fused(kernel, x[0], x[1], a, x[3], x[4], null, x[2], null, new ScanSteps(true, null, null), null, null, null, stateGradient: false);
-            y.backward([upstream]);
-            return [y, .. x.Select(leaf => leaf.grad!)];
-        }
+        Tensor[] Results(IEnumerable<Tensor> inputs) => Differentiation.OfFirstOutput(
+            inputs, upstream,
+            x => [SelectiveScan.Fused(kernel, x[0], x[1], a, x[3], x[4], null, x[2], null, new ScanSteps(true, null, null), null, null, null, stateGradient: false).Y]);
     }
 
     /// <summary>One dtype for all is read as it is; otherwise all become float32. States are float32 in both cases.</summary>
@@ -68,23 +64,11 @@ public class ScanOnCudaTests
             randn(2, 135, 10).to_type(dtype), randn(2, 135, 10).to_type(allRows ? dtype : ScalarType.Float32), randn(2, 135, 4).to_type(dtype),
             randn(2, 135, 4).to_type(dtype), randn(2, 135, 10).to_type(dtype),
         ];
-        var (a, skip, upstream) = (-randn(10, 4).exp(), randn(10), randn(2, 135, 10).to_type(dtype));
-        var half = Results(false, (u, delta, b, c, z) => SelectiveScan.Fused(kernel, u, delta, a, b, c, skip, z, null, new ScanSteps(true, null, null), null, null, null));
-        var wide = Results(true, (u, delta, b, c, z) => SelectiveScan.Reference(u, delta, a, b, c, skip, z, null, new ScanSteps(true, null, null), null, null, null));
-        Assert.Equal((dtype, ScalarType.Float32), (half[0].dtype, half[1].dtype));
-        TensorAssert.Close(wide[1], half[1], Tolerance, "state");
-        foreach (var (i, expected) in wide.Index())
-        {
-            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y, state and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(bool widen, Func<Tensor, Tensor, Tensor, Tensor, Tensor, (Tensor Y, Tensor State)> scan)
-        {
-            var x = inputs.Select(input => input.to_type(widen ? ScalarType.Float32 : input.dtype).detach().clone().requires_grad_(true)).ToArray();
-            var (y, state) = scan(x[0], x[1], x[2], x[3], x[4]);
-            y.backward([upstream.to_type(y.dtype)]);
-            return [y.detach(), state.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        var (a, skip) = (-randn(10, 4).exp(), randn(10));
+        var steps = new ScanSteps(true, null, null);
+        Differentiation.HalfEqualsWide(
+            inputs, randn(2, 135, 10).to_type(dtype), x => SelectiveScan.Fused(kernel, x[0], x[1], a, x[2], x[3], skip, x[4], null, steps, null, null, null),
+            x => SelectiveScan.Reference(x[0], x[1], a, x[2], x[3], skip, x[4], null, steps, null, null, null), rounding, Tolerance);
     }
 
     [Fact]

@@ -55,22 +55,9 @@ public class WkvOnCudaTests
         [
             randn(2, 140, 11).to_type(type), randn(11), randn(2, 140, 11).to_type(type), randn(2, 140, 11).to_type(type), randn(2, 140, 11).to_type(type),
         ];
-        var upstream = randn(2, 140, 11).to_type(type);
-        var half = Results(x => x, x => Wkv.Cuda(kernel, WkvForm.DataDependent, x[0], x[1], x[2], x[3], x[4], null, null, null).Y);
-        var wide = Results(x => x.to_type(ScalarType.Float32), x => Wkv.Reference(WkvForm.DataDependent, x[0], x[1], x[2], x[3], x[4], null, null, null).Y);
-        Assert.Equal([type, type, ScalarType.Float32, type, type, type], half.Select(tensor => tensor.dtype));
-        foreach (var (i, expected) in wide.Index())
-        {
-            TensorAssert.Close(expected, half[i], rounding, $"tensor {i} of y and the gradients of the inputs");
-        }
-
-        List<Tensor> Results(Func<Tensor, Tensor> convert, Func<Tensor[], Tensor> run)
-        {
-            var x = inputs.Select(input => convert(input).detach().clone().requires_grad_(true)).ToArray();
-            var y = run(x);
-            y.backward([upstream.to_type(y.dtype)]);
-            return [y.detach(), .. x.Select(leaf => leaf.grad!)];
-        }
+        Differentiation.HalfEqualsWide(
+            inputs, randn(2, 140, 11).to_type(type), x => [Wkv.Cuda(kernel, WkvForm.DataDependent, x[0], x[1], x[2], x[3], x[4], null, null, null).Y],
+            x => [Wkv.Reference(WkvForm.DataDependent, x[0], x[1], x[2], x[3], x[4], null, null, null).Y], rounding);
     }
 
     [Theory]
@@ -83,16 +70,9 @@ public class WkvOnCudaTests
         var kernel = new WkvOnCuda(HostCuda.Runtime());
         var (decay, bonus, k, v, r) = (form == WkvForm.Rwkv4 ? randn(3) : randn(2, 40, 3), randn(3), randn(2, 40, 3), randn(2, 40, 3), randn(2, 40, 3));
         TensorAssert.Close(
-            Second((w, key) => Wkv.Reference(form, w, bonus, key, v, r, null, null, null).Y),
-            Second((w, key) => Wkv.Cuda(kernel, form, w, bonus, key, v, r, null, null, null, stateGradient: false).Y), 1e-4, "second derivative");
-
-        Tensor Second(Func<Tensor, Tensor, Tensor> run)
-        {
-            var (w, key) = (decay.clone().requires_grad_(true), k.clone().requires_grad_(true));
-            var first = autograd.grad([run(w, key).square().sum()], [w, key], retain_graph: true, create_graph: true);
-            (first[0].square().sum() + first[1].square().sum()).backward();
-            return cat([w.grad!.flatten(), key.grad!.flatten()]);
-        }
+            Differentiation.Second([decay, k], x => Wkv.Reference(form, x[0], bonus, x[1], v, r, null, null, null).Y),
+            Differentiation.Second([decay, k], x => Wkv.Cuda(kernel, form, x[0], bonus, x[1], v, r, null, null, null, stateGradient: false).Y), 1e-4,
+            "second derivative");
     }
 
     private static void Check(WkvOnCuda kernel, Device device, WkvForm form, long batch, long time, long channels, string with)
