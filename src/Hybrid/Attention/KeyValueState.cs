@@ -148,6 +148,13 @@ public sealed class KeyValueState : MixerState
         return (orderedKeys.MoveToOuterDisposeScope(), orderedValues.MoveToOuterDisposeScope());
     }
 
+    /// <summary>Keys and values [B, H, S, K] of all slots, those of so many new tokens too, for a kernel that writes them itself.</summary>
+    internal (Tensor Keys, Tensor Values) BuffersFor(long count)
+    {
+        EnsureCapacity(SlotsFor(Position + count));
+        return (this[0], this[1]);
+    }
+
     /// <summary>Counts the tokens of a call.</summary>
     /// <param name="keys">The new keys as given to <see cref="Append"/>.</param>
     /// <param name="values">The new values.</param>

@@ -1,4 +1,5 @@
 using Hybrid.Kernels;
+using Hybrid.Kernels.Cuda;
 using Hybrid.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -136,7 +137,7 @@ public sealed record AttentionOptions
 /// <c>softmax(Q K^T / sqrt K) V</c>, key j being visible to token t when <c>t - w &lt; j &lt;= t</c>, or where both
 /// are in the prefix of the sequence (<see cref="MixerContext.PrefixLengths"/>), whatever the window.
 /// </summary>
-public sealed class MultiHeadAttention : SequenceMixer
+public sealed class MultiHeadAttention : SequenceMixer, IResidualStep
 {
     private const double QueryKeyNormEpsilon = 1e-6;
 
@@ -145,6 +146,9 @@ public sealed class MultiHeadAttention : SequenceMixer
     private readonly long keyValueHeads;
     private readonly long headWidth;
     private readonly RotaryEmbedding? rotary;
+
+    // True where queries, keys and values are what the projections give, and the output what the values do.
+    private readonly bool projectsAlone;
 
     [ComponentName(Name = "q_proj")]
     private readonly Linear queryProjection;
@@ -174,6 +178,7 @@ public sealed class MultiHeadAttention : SequenceMixer
         options.Validate(width);
         heads = options.NumHeads;
         keyValueHeads = options.NumKeyValueHeads ?? heads;
+        projectsAlone = options is { QkLayernorm: false, QkRmsNorm: false, UseOutputGate: false, KeyMultiplier: 1 };
         headWidth = options.HeadDim ?? (width / heads);
         queryProjection = ModuleParameter.Linear(width, heads * headWidth * (options.UseOutputGate ? 2 : 1), hasBias: options.UseBias);
         keyProjection = ModuleParameter.Linear(width, keyValueHeads * headWidth, hasBias: options.UseBias);
@@ -206,7 +211,33 @@ public sealed class MultiHeadAttention : SequenceMixer
     }
 
     /// <inheritdoc/>
-    public override Tensor forward(Tensor x, MixerContext context) => CrossAttend(x, x, context);
+    public override Tensor forward(Tensor x, MixerContext context) => ((IResidualStep)this).Step(x, context, null) ?? CrossAttend(x, x, context);
+
+    /// <summary>One token with all between the projections in one kernel, which writes into the cache; null where that kernel cannot run.</summary>
+    Tensor? IResidualStep.Step(Tensor x, MixerContext context, Tensor? residual)
+    {
+        if (!CudaRuntime.Holds(x) || !projectsAlone || (training && options.DropoutRate > 0) || is_grad_enabled() || x.Dimensions != 3 || x.size(1) != 1
+            || context is not { State: not null, Lengths: null, SequenceIds: null, PrefixLengths: null })
+        {
+            return null;
+        }
+
+        var batch = MixerBatch.Begin(this, x, context, queryProjection.weight.dtype);
+        var state = RequireState<KeyValueState>(context.State, batch.Size)!;
+        state.EnsureRoom(batch.Length, batch.Lengths);
+        if (AttentionStepOnCuda.For(x, state, rotary) is not { } kernel)
+        {
+            return null;
+        }
+
+        using var lease = StepBuffers.For(context);
+        var query = LinearStep.Apply(queryProjection, batch.Input, lease.Buffers);
+        var key = LinearStep.Apply(keyProjection, batch.Input, lease.Buffers);
+        var value = LinearStep.Apply(valueProjection, batch.Input, lease.Buffers);
+        var joined = kernel.Apply(query, key, value, state, options, rotary, lease.Buffers);
+        state.Advance(batch.Length, batch.Lengths);
+        return lease.Result(LinearStep.Apply(outProjection, joined, lease.Buffers, residual));
+    }
 
     /// <summary>Causal cross attention: token t of one stream sees the tokens up to t of another.</summary>
     /// <param name="queries">The stream that asks [B, T, D]; where it is not <paramref name="x"/> itself, its rows have no left padding.</param>

@@ -14,9 +14,6 @@ public sealed class RotaryEmbedding
     /// <summary>Tokens of all rows up to which angles are computed one by one.</summary>
     private const long FewTokens = 64;
 
-    private readonly double[] frequencies;
-    private readonly double amplitude;
-
     /// <param name="rotaryWidth">Channels R that turn; even and positive.</param>
     /// <param name="theta">Base of the frequencies; positive. Default 10,000.</param>
     /// <param name="scaling">Stretch of the frequencies; null means none.</param>
@@ -31,13 +28,19 @@ public sealed class RotaryEmbedding
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(theta);
         scaling ??= new RopeScaling();
         scaling.Validate();
-        frequencies = scaling.Frequencies(rotaryWidth, theta);
-        amplitude = scaling.Amplitude;
+        Frequencies = scaling.Frequencies(rotaryWidth, theta);
+        Amplitude = scaling.Amplitude;
         Settings = FormattableString.Invariant($"{rotaryWidth} channels, theta {theta}, {scaling.Settings}");
     }
 
     /// <summary>All that the angles depend on, as text.</summary>
     internal string Settings { get; }
+
+    /// <summary>Angle between neighbouring positions of each pair of channels, R/2 numbers.</summary>
+    internal double[] Frequencies { get; }
+
+    /// <summary>Factor of cosines and sines.</summary>
+    internal double Amplitude { get; }
 
     /// <summary>Cosines and sines of positions, float32.</summary>
     /// <param name="positions">int64 [B or 1, T].</param>
@@ -45,12 +48,12 @@ public sealed class RotaryEmbedding
     public (Tensor Cos, Tensor Sin) Angles(Tensor positions)
     {
         using var scope = NewDisposeScope();
-        var turns = tensor(frequencies, dtype: ScalarType.Float32).to(positions.device);
+        var turns = tensor(Frequencies, dtype: ScalarType.Float32).to(positions.device);
         var angles = (positions.to_type(ScalarType.Float32).unsqueeze(-1) * turns).unsqueeze(1);
         var (cos, sin) = (angles.cos(), angles.sin());
-        if (amplitude != 1)
+        if (Amplitude != 1)
         {
-            (cos, sin) = (cos * amplitude, sin * amplitude);
+            (cos, sin) = (cos * Amplitude, sin * Amplitude);
         }
 
         return (cos.MoveToOuterDisposeScope(), sin.MoveToOuterDisposeScope());
@@ -63,7 +66,7 @@ public sealed class RotaryEmbedding
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     public Tensor Rotate(Tensor x, (Tensor Cos, Tensor Sin) angles)
     {
-        var (shape, half) = (x.shape, frequencies.Length);
+        var (shape, half) = (x.shape, Frequencies.Length);
         if (shape.Length != 4 || shape[3] < 2 * half)
         {
             throw new ArgumentException(
@@ -112,7 +115,7 @@ public sealed class RotaryEmbedding
     /// <summary><see cref="Angles"/> for a decoding step, where a tensor operation takes longer than its numbers.</summary>
     private unsafe (Tensor Cos, Tensor Sin) AnglesOfFew(IReadOnlyList<long> starts, long time)
     {
-        var half = frequencies.Length;
+        var half = Frequencies.Length;
         var table = empty([2, starts.Count, 1, time, half], dtype: ScalarType.Float32);
         var cos = (float*)TensorMemory.Address(table);
         var sin = cos + (starts.Count * time * half);
@@ -122,8 +125,8 @@ public sealed class RotaryEmbedding
             {
                 for (var i = 0; i < half; i++)
                 {
-                    var (s, c) = MathF.SinCos(position * (float)frequencies[i]);
-                    (*cos++, *sin++) = (c * (float)amplitude, s * (float)amplitude);
+                    var (s, c) = MathF.SinCos(position * (float)Frequencies[i]);
+                    (*cos++, *sin++) = (c * (float)Amplitude, s * (float)Amplitude);
                 }
             }
         }

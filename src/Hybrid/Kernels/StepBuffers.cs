@@ -25,17 +25,23 @@ internal sealed class StepBuffers : IDisposable
     /// <summary>A tensor to write into, with any content.</summary>
     /// <param name="like">Gives dtype and device.</param>
     /// <param name="shape">The shape.</param>
-    public Tensor Take(Tensor like, params ReadOnlySpan<long> shape)
+    public Tensor Take(Tensor like, params ReadOnlySpan<long> shape) => Take(like, like.dtype, shape);
+
+    /// <summary>A tensor to write into, with any content.</summary>
+    /// <param name="like">Gives the device.</param>
+    /// <param name="dtype">The dtype.</param>
+    /// <param name="shape">The shape.</param>
+    public Tensor Take(Tensor like, ScalarType dtype, params ReadOnlySpan<long> shape)
     {
         if (taken == buffers.Count)
         {
-            buffers.Add(Buffer.Make(like, shape));
+            buffers.Add(Buffer.Make(like, dtype, shape));
         }
-        else if (!buffers[taken].Fits(like, shape))
+        else if (!buffers[taken].Fits(like, dtype, shape))
         {
             // Another batch size, or a layer that took another way than in the step before.
             buffers[taken].Tensor.Dispose();
-            buffers[taken] = Buffer.Make(like, shape);
+            buffers[taken] = Buffer.Make(like, dtype, shape);
         }
 
         return buffers[taken++].Tensor;
@@ -109,13 +115,13 @@ internal sealed class StepBuffers : IDisposable
 
     private readonly record struct Buffer(Tensor Tensor, long[] Shape, ScalarType Type, DeviceType Device, int Index)
     {
-        public static Buffer Make(Tensor like, ReadOnlySpan<long> shape)
+        public static Buffer Make(Tensor like, ScalarType dtype, ReadOnlySpan<long> shape)
         {
-            var (sizes, dtype) = (shape.ToArray(), like.dtype);
+            var sizes = shape.ToArray();
             return new Buffer(empty(sizes, dtype: dtype, device: like.device).DetachFromDisposeScope(), sizes, dtype, like.device_type, like.device_index);
         }
 
-        public bool Fits(Tensor like, ReadOnlySpan<long> shape) =>
-            shape.SequenceEqual(Shape) && like.dtype == Type && like.device_type == Device && like.device_index == Index;
+        public bool Fits(Tensor like, ScalarType dtype, ReadOnlySpan<long> shape) =>
+            shape.SequenceEqual(Shape) && dtype == Type && like.device_type == Device && like.device_index == Index;
     }
 }

@@ -1,5 +1,6 @@
 using Hybrid.Attention;
 using Hybrid.Kernels.Cpu;
+using Hybrid.Kernels.Cuda;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -26,7 +27,7 @@ internal static unsafe class AttentionStep
     public static bool CanRun(Tensor query, Tensor key, Tensor value, KeyVisibility visible)
     {
         var tokens = query.size(2);
-        if (is_grad_enabled() || !visible.IsByOrderAlone || tokens > MaxTokens || key.size(2) <= tokens)
+        if (CudaRuntime.Holds(query) || is_grad_enabled() || !visible.IsByOrderAlone || tokens > MaxTokens || key.size(2) <= tokens)
         {
             return false;
         }

@@ -76,27 +76,21 @@ internal sealed unsafe class AttentionStepOnCuda(CudaRuntime runtime)
     /// <param name="rotary">Turns queries and keys, or null.</param>
     public static AttentionStepOnCuda? For(Tensor x, KeyValueState state, RotaryEmbedding? rotary)
     {
-        var kernel = OnCuda.For((nameof(x), x));
-        if (kernel is null || Fits(state, rotary, out var reason))
-        {
-            return kernel;
-        }
-
-        KernelDispatcher.Refused(OnCuda.Name, reason);
-        return null;
+        var (keys, values) = state.BuffersFor(1);
+        return OnCuda.For(Misfit(x.dtype, keys, state, rotary), (nameof(x), x), ("the cached keys", keys), ("the cached values", values));
     }
 
-    /// <summary>True where sizes are as the kernel has them.</summary>
-    internal static bool Fits(KeyValueState state, RotaryEmbedding? rotary, out string reason)
+    /// <summary>What the kernel does not take; empty where it takes all.</summary>
+    internal static string Misfit(ScalarType dtype, Tensor keys, KeyValueState state, RotaryEmbedding? rotary)
     {
-        var pairs = rotary?.Frequencies.Length ?? 0;
-        reason = state.HeadWidth > MostWidth ? $"a head has {state.HeadWidth} channels; the kernel takes {MostWidth}"
+        var (pairs, width) = (rotary?.Frequencies.Length ?? 0, keys.size(3));
+        return keys.dtype != dtype ? $"the cache is {keys.dtype}; the input is {dtype}"
+            : width > MostWidth ? $"a head has {width} channels; the kernel takes {MostWidth}"
             : pairs > AttentionStepArguments.MostFrequencies ? $"{pairs} pairs of channels turn; the kernel takes {AttentionStepArguments.MostFrequencies}"
             : !state.IsUniform && state.BatchSize > AttentionStepArguments.MostRows
                 ? $"{state.BatchSize} rows have positions of their own; the kernel takes {AttentionStepArguments.MostRows}"
             : state.Position >= int.MaxValue - BlockThreads ? $"a row has {state.Position} tokens"
             : "";
-        return reason.Length == 0;
     }
 
     /// <summary>Runs the step; the caller advances the state then.</summary>
@@ -119,7 +113,7 @@ internal sealed unsafe class AttentionStepOnCuda(CudaRuntime runtime)
         var units = batch * groups * tiles;
         var pieces = (Math.Min(state.Position + 1, options.WindowSize ?? long.MaxValue) + BlockThreads - 1) / BlockThreads;
         var splits = Math.Clamp(runtime.MostBlocksTogether / units, 1, pieces);
-        var parts = buffers.TakeFloats(query, units * runtime.MostBlocksTogether * headsOfBlock * (2 + width));
+        var parts = buffers.Take(query, ScalarType.Float32, Math.Max(units, runtime.MostBlocksTogether) * headsOfBlock * (2 + width));
         var y = buffers.TakeLike(query);
         var p = new AttentionStepArguments
         {
@@ -166,13 +160,13 @@ internal sealed unsafe class AttentionStepOnCuda(CudaRuntime runtime)
     }
 
     /// <summary>The self-test: steps of rows of different lengths past a window, against tensor operations over the same cache.</summary>
-    private string? Compare(Device device)
+    internal string? Compare(Device device)
     {
         using var scope = NewDisposeScope();
         using var guard = no_grad();
         using var buffers = new StepBuffers();
         const long batch = 2, heads = 6, groups = 2, width = 20, window = 9, prompt = 7;
-        var options = new AttentionOptions { NumHeads = (int)heads, WindowSize = (int)window, SoftCap = 1.5 };
+        var options = new AttentionOptions { NumHeads = heads, WindowSize = window, SoftCap = 1.5 };
         var rotary = new RotaryEmbedding(16);
         using var state = KeyValueState.Create(batch, groups, width, null, window, rotary.Settings, ScalarType.Float32, device);
         using var other = KeyValueState.Create(batch, groups, width, null, window, rotary.Settings, ScalarType.Float32, device);

@@ -7,9 +7,11 @@
 #define MOST_FREQUENCIES 128
 #define MOST_ROWS 64
 
-// Threads beside each other that read the values of a key, a pack each, and keys whose values the block reads at once.
+// Threads beside each other that read the values of a key, a pack each; keys whose values the block reads at once; and how many such reads are
+// on their way at a time.
 #define COLUMNS ((WIDTH + PACK - 1) / PACK)
 #define KEYS_AT_ONCE (BLOCK / COLUMNS)
+#define KEYS_IN_FLIGHT 4
 
 struct StepArguments
 {
@@ -213,17 +215,29 @@ FUNCTION void attend(const StepArguments& p, const Unit& unit, float* query)
         block_barrier();
         if (first_key < KEYS_AT_ONCE)
         {
-#pragma unroll 4
-            for (int key = first_key; key < count; key += KEYS_AT_ONCE)
+            for (int key = first_key; key < count; key += KEYS_IN_FLIGHT * KEYS_AT_ONCE)
             {
-                const Pack pack = read_pack(unit.slot(p, p.values, tile + key) + column, WIDTH - column);
+                Pack packs[KEYS_IN_FLIGHT];
 #pragma unroll
-                for (int head = 0; head < HEADS; ++head)
+                for (int next = 0; next < KEYS_IN_FLIGHT; ++next)
                 {
+                    const int at = key + next * KEYS_AT_ONCE;
+                    packs[next] = read_pack(unit.slot(p, p.values, tile + (at < count ? at : key)) + column, WIDTH - column);
+                }
+
 #pragma unroll
-                    for (int i = 0; i < PACK; ++i)
+                for (int next = 0; next < KEYS_IN_FLIGHT; ++next)
+                {
+                    const int at = key + next * KEYS_AT_ONCE;
+#pragma unroll
+                    for (int head = 0; head < HEADS; ++head)
                     {
-                        mixed[head][i] = fmaf(weights[head][key], pack[i], mixed[head][i]);
+                        const float weight = at < count ? weights[head][at] : 0.0f;
+#pragma unroll
+                        for (int i = 0; i < PACK; ++i)
+                        {
+                            mixed[head][i] = fmaf(weight, packs[next][i], mixed[head][i]);
+                        }
                     }
                 }
             }

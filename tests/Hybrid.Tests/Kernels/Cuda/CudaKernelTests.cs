@@ -1,3 +1,4 @@
+using Hybrid.Attention;
 using Hybrid.Kernels;
 using Hybrid.Layers;
 using Hybrid.Tests.Infrastructure;
@@ -22,6 +23,7 @@ public class CudaKernelTests
         ["RgLru.Cuda"] = ("x is Float64", () => RgLru.Apply(Double(1, 3, 4), Double(2, 2, 2), Double(2, 2), Double(2, 2, 2), Double(2, 2), Double(4))),
         ["Wkv.Cuda"] = ("key is Float64", () => Wkv.Apply(WkvForm.Rwkv4, Double(4), Double(4), Double(1, 3, 4), Double(1, 3, 4))),
         ["GatedDelta.Cuda"] = ("q is Float64", () => Delta(Double(1, 3, 2, 4))),
+        ["AttentionStep.Cuda"] = ("x is Float64", DoubleAttention),
         ["StateSpaceDuality.Cuda"] = ("x is Float64", () => Duality(Double(1, 3, 2, 4), 5)),
     };
 
@@ -60,6 +62,12 @@ public class CudaKernelTests
     }
 
     private static Tensor Double(params long[] shape) => zeros(shape, dtype: ScalarType.Float64);
+
+    private static void DoubleAttention()
+    {
+        using var state = KeyValueState.Create(1, 2, 4, null, null, "none", ScalarType.Float64, CPU);
+        Assert.Null(AttentionStepOnCuda.For(Double(1, 1, 8), state, null));
+    }
 
     private static void Delta(Tensor q) => GatedDelta.Apply(q, q, q, q.select(3, 0));
 

@@ -38,6 +38,8 @@ public unsafe class DeviceCodeTests
             "mamba_step.cu", elements, ("STATES", 16), ("TAPS", 1), ("PARTS", 1024), ("PARAMETERS", 1), ("PACKS", 0), ("STEP_BYTES", sizeof(MambaStepArguments))),
         CudaProgram.Of("duality_step.cu", elements, ("STATES", 128), ("TAPS", 4), ("PARAMETERS", 1), ("STEP_BYTES", sizeof(DualityStepArguments))),
         CudaProgram.Of("duality_step.cu", elements, ("STATES", 256), ("TAPS", 1), ("PARAMETERS", 0), ("STEP_BYTES", sizeof(DualityStepArguments))),
+        CudaProgram.Of("attention_step.cu", elements, ("HEADS", 8), ("WIDTH", 128), ("PACKS", 1), ("STEP_BYTES", sizeof(AttentionStepArguments))),
+        CudaProgram.Of("attention_step.cu", elements, ("HEADS", 1), ("WIDTH", 21), ("PACKS", 0), ("STEP_BYTES", sizeof(AttentionStepArguments))),
         CudaProgram.Of("linear_step.cu", elements, ("ROWS", 1), ("PACKS", 1), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
         CudaProgram.Of("linear_step.cu", elements, ("ROWS", 8), ("PACKS", 0), ("LINEAR_BYTES", sizeof(LinearStepArguments))),
         CudaProgram.Of("embedding_step.cu", elements, ("EMBEDDING_BYTES", sizeof(EmbeddingStepArguments))),

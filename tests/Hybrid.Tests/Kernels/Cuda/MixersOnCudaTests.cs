@@ -38,6 +38,8 @@ public class MixersOnCudaTests
     [InlineData("mamba", 72, 2, ScalarType.BFloat16)]
     [InlineData("mamba2", 64, 1, ScalarType.Float32)]
     [InlineData("mamba2", 64, 3, ScalarType.BFloat16)]
+    [InlineData("attention", 64, 1, ScalarType.Float32)]
+    [InlineData("attention", 64, 3, ScalarType.BFloat16)]
     public void AModelDecodesTheSameOnADevice(string mixer, int width, int batch, ScalarType dtype)
     {
         RequireDevice();
@@ -50,6 +52,8 @@ public class MixersOnCudaTests
     [InlineData("mamba", 72, 2, ScalarType.BFloat16)]
     [InlineData("mamba2", 64, 1, ScalarType.Float32)]
     [InlineData("mamba2", 64, 3, ScalarType.BFloat16)]
+    [InlineData("attention", 64, 1, ScalarType.Float32)]
+    [InlineData("attention", 64, 3, ScalarType.BFloat16)]
     public void AModelDecodesTheSameThroughTheStandIn(string mixer, int width, int batch, ScalarType dtype)
     {
         HostCuda.Runtime();
@@ -132,7 +136,10 @@ public class MixersOnCudaTests
         TensorAssert.Close(expected, cat([.. pieces], 1).cpu(), Tolerance, "prefill and single steps");
     }
 
-    /// <summary>A stack of Mamba or Mamba-2 layers: four launches a layer, one each for embedding, last norm and head, and two tensors a token.</summary>
+    /// <summary>
+    /// A stack of layers that decode in one launch between their projections: four launches a layer with the norm, or six where attention projects
+    /// queries, keys and values apart, one each for embedding, last norm and head, and two tensors a token.
+    /// </summary>
     private static void CheckDecoding(string mixer, int width, int batch, ScalarType dtype, Device device, Func<IDisposable?> begin)
     {
         const int layers = 3;
@@ -171,7 +178,7 @@ public class MixersOnCudaTests
                 logits.Add(model.NextTokenLogits(token, new MixerContext { State = state }));
                 if (t > 0 && runtime is not null)
                 {
-                    Assert.Equal((4 * layers) + 3, runtime.Launches - launches);
+                    Assert.Equal(((mixer == "attention" ? 6 : 4) * layers) + 3, runtime.Launches - launches);
                     Assert.Equal(2, statistics.CreatedInScopeCount - tensors);
                 }
             }

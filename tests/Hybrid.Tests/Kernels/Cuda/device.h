@@ -19,6 +19,9 @@ extern "C" __device__ float log1pf(float);
 extern "C" __device__ float expm1f(float);
 extern "C" __device__ float fmaf(float, float, float);
 extern "C" __device__ float sqrtf(float);
+extern "C" __device__ float sinf(float);
+extern "C" __device__ float cosf(float);
+extern "C" __device__ float tanhf(float);
 
 __device__ inline float __uint_as_float(unsigned bits) { return __builtin_bit_cast(float, bits); }
 __device__ inline unsigned __float_as_uint(float value) { return __builtin_bit_cast(unsigned, value); }
